@@ -1,0 +1,79 @@
+"""Dunwu (顿悟, "sudden insight"): teaches language models to reason with GRPO.
+
+    from dunwu import GRPOConfig, GRPOTrainer
+
+    trainer = GRPOTrainer("Qwen/Qwen2.5-0.5B-Instruct", reward_funcs=my_reward, train_dataset=rows)
+    trainer.train()
+
+Names are loaded when first used: `import dunwu` alone loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dunwu.config import GRPOConfig
+    from dunwu.engines import GenerateEngine
+    from dunwu.evaluation import Evaluation, evaluate
+    from dunwu.recipe import Recipe, load_recipe
+    from dunwu.records import Completion, Engine, Group, Observer, Prompt, Rollout, Sampling, Step, Task
+    from dunwu.rewards import RewardModel, RewardRunner, get_reward
+    from dunwu.runs import Session
+    from dunwu.tasks import get_task
+    from dunwu.trainer import GRPOTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "Evaluation",
+    "GRPOConfig",
+    "GRPOTrainer",
+    "GenerateEngine",
+    "Group",
+    "Observer",
+    "Prompt",
+    "Recipe",
+    "RewardModel",
+    "RewardRunner",
+    "Rollout",
+    "Sampling",
+    "Session",
+    "Step",
+    "Task",
+    "__version__",
+    "evaluate",
+    "get_reward",
+    "get_task",
+    "load_recipe",
+]
+
+_HOME = {
+    "GRPOConfig": "config",
+    "GRPOTrainer": "trainer",
+    "GenerateEngine": "engines",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "Recipe": "recipe",
+    "load_recipe": "recipe",
+    "RewardModel": "rewards",
+    "RewardRunner": "rewards",
+    "get_reward": "rewards",
+    "get_task": "tasks",
+    "Session": "runs",
+} | dict.fromkeys(
+    ("Completion", "Engine", "Group", "Observer", "Prompt", "Rollout", "Sampling", "Step", "Task"), "records"
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dunwu' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dunwu.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

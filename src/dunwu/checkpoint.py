@@ -1,0 +1,165 @@
+"""What a checkpoint holds beyond weights and optimizer, and how a folder comes to be whole or not at all.
+
+What it is: rollouts not yet used, written and read back; room on the disk, asked before; the batch of a step that
+went wrong, kept for a look.
+What it is not: the weights, the optimizer, the random states: transformers writes those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dunwu.records import Batch, Completion, Group, Prompt, Rollout
+
+__all__ = ["NonFiniteError", "Pending", "keep_bad_step", "load_pending", "save_pending", "whole_or_nothing"]
+
+_FILE = "pending.pt"
+
+
+class NonFiniteError(ValueError):
+    """A step's loss or gradient is NaN or infinite; the step was not taken."""
+
+
+@dataclass(kw_only=True)
+class Pending:
+    """Rollouts between sampling and their last update: what of a run's state is neither weight nor counter."""
+
+    groups: list[Group]
+    """This rank's groups."""
+    batches: list[Batch]
+    """Their batches; `old_logps_BC` is filled at the first update when more follow."""
+    denominator: float
+    """The step's one denominator."""
+    updates_left: int
+    """Updates still to be made from these rollouts."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the rollouts."""
+
+
+def save_pending(
+    folder: str | Path, rank: int, pending: Pending | None, reference: Mapping[str, Tensor] | None
+) -> None:
+    """Write what one rank has pending, and the reference's weights where it has moved."""
+    state: dict[str, Any] = {"reference": dict(reference) if reference is not None else None}
+    if pending is not None and pending.updates_left:
+        state["pending"] = {
+            "groups": [_group_state(group) for group in pending.groups],
+            "batches": [dataclasses.asdict(batch) for batch in pending.batches],
+            "denominator": pending.denominator,
+            "updates_left": pending.updates_left,
+            "metrics": pending.metrics,
+        }
+    torch.save(state, _file(folder, rank))
+
+
+def load_pending(
+    folder: str | Path, rank: int, prompts: Sequence[Prompt]
+) -> tuple[Pending | None, Mapping[str, Tensor] | None]:
+    """What `save_pending` wrote: (pending rollouts, the reference's weights), either None where there was none.
+
+    Raises:
+        ValueError: when the dataset no longer holds a prompt that is pending.
+    """
+    path = _file(folder, rank)
+    if not path.exists():
+        return None, None
+    state = torch.load(path, weights_only=True)
+    saved = state.get("pending")
+    if saved is None:
+        return None, state["reference"]
+    by_key = {prompt.key: prompt for prompt in prompts}
+    pending = Pending(
+        groups=[_group(group, by_key) for group in saved["groups"]],
+        batches=[Batch(**batch) for batch in saved["batches"]],
+        denominator=saved["denominator"],
+        updates_left=saved["updates_left"],
+        metrics=saved["metrics"],
+    )
+    return pending, state["reference"]
+
+
+@contextlib.contextmanager
+def whole_or_nothing(folder: Path, needed_bytes: int) -> Iterator[None]:
+    """Write a folder whole or leave nothing of it behind.
+
+    Raises:
+        ValueError: when the disk has less room than is needed, before anything is written; or when a write fails.
+    """
+    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"no room for {folder}: it needs about {_size(needed_bytes)}, and the disk has {_size(free)} free; "
+            "delete old checkpoints, lower save_total_limit, or set output_dir to another disk"
+        )
+    before = folder.exists()
+    try:
+        yield
+    except Exception as error:
+        if not before:
+            shutil.rmtree(folder, ignore_errors=True)
+        if _is_write_error(error):
+            raise ValueError(
+                f"writing {folder} failed ({error}); nothing half-written was left. Free some disk space or set "
+                "output_dir elsewhere; the last whole checkpoint is still there"
+            ) from error
+        raise
+
+
+def keep_bad_step(folder: Path, step: int, pending: Pending) -> Path:
+    """Write rollouts and batches of a refused step to `folder/nonfinite-step-N/`; returns that folder."""
+    target = folder / f"nonfinite-step-{step}"
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / "rollouts.jsonl").open("w", encoding="utf-8") as out:
+        for group in pending.groups:
+            for rollout in group.rollouts:
+                line = {
+                    "prompt": group.prompt.text,
+                    "completion": rollout.completion.text,
+                    "reward": rollout.reward,
+                    "advantage": rollout.advantage,
+                    "scores": dict(rollout.scores),
+                    "logps": rollout.completion.logps,
+                }
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    torch.save([dataclasses.asdict(batch) for batch in pending.batches], target / "batches.pt")
+    return target
+
+
+def _file(folder: str | Path, rank: int) -> Path:
+    return Path(folder) / (_FILE if rank == 0 else f"pending_{rank}.pt")
+
+
+def _group_state(group: Group) -> dict[str, Any]:
+    # The prompt is found again by its key: its row may hold anything, and the dataset has it anyway.
+    return {"key": group.prompt.key, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
+
+
+def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
+    if state["key"] not in prompts:
+        raise ValueError(
+            f"the checkpoint has rollouts of row {state['key']} pending, and the dataset no longer has that row; "
+            "resume with the dataset the run was started with"
+        )
+    rollouts = [Rollout(**{**r, "completion": Completion(**r["completion"])}) for r in state["rollouts"]]
+    return Group(prompt=prompts[state["key"]], rollouts=tuple(rollouts))
+
+
+def _is_write_error(error: Exception) -> bool:
+    # safetensors and torch wrap a full disk in their own errors; only the text still says what it was.
+    wrapped = "No space left" in str(error) or "file write failed" in str(error)
+    return isinstance(error, OSError) or wrapped
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,108 @@
+"""`dunwu chat MODEL`: talk to a model, and look at what the template makes of a message."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["add_arguments", "run"]
+
+_HELP = "/template shows the text the model reads, /ids its tokens, /reset starts anew, /quit ends"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("model", metavar="MODEL", help="a hub name, a folder, or `embedded`")
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--message", action="append", help="say this and end; several are turns of one conversation")
+    parser.add_argument("--show-template", action="store_true", help="print the text the model reads at every turn")
+    parser.add_argument("--show-ids", action="store_true", help="print its tokens, ids beside text")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Converse until /quit, the end of input, or the last `--message`."""
+    talk = _Talk(args)
+    if args.message:
+        for message in args.message:
+            print(f"> {message}\n{talk.say(message)}")
+        return 0
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(f"{args.model}: {_HELP}")
+    while (line := _read(interactive)) is not None and line != "/quit":
+        if line:
+            print(talk.command(line) if line.startswith("/") else talk.say(line), flush=True)
+    return 0
+
+
+class _Talk:
+    """A conversation with its messages so far."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from dunwu.engines import GenerateEngine
+        from dunwu.policy import load_policy, on_best_device
+        from dunwu.prompts import check_tokenizer
+        from dunwu.recipe import make_tokenizer, model_source
+
+        self.args = args
+        self.tokenizer = make_tokenizer(args.model)
+        check_tokenizer(self.tokenizer, needs_template=True)
+        self.model = on_best_device(load_policy(model_source(args.model)))
+        self.engine = GenerateEngine(self.model, self.tokenizer)
+        self.messages: list[dict[str, str]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        self.messages = [{"role": "system", "content": self.args.system}] if self.args.system else []
+
+    def command(self, line: str) -> str:
+        if line == "/reset":
+            self.reset()
+            return "a new conversation"
+        if line in ("/template", "/ids"):
+            if not any(message["role"] == "user" for message in self.messages):
+                return "say something first"
+            return self._shown(self._prompt(), ids=line == "/ids")
+        return _HELP
+
+    def say(self, text: str) -> str:
+        from dunwu.records import Sampling
+
+        self.messages.append({"role": "user", "content": text})
+        prompt = self._prompt()
+        sampling = Sampling(
+            max_new_tokens=self.args.max_new_tokens, temperature=self.args.temperature, seed=self.args.seed
+        )
+        ((completion,),) = self.engine.generate([prompt], sampling)
+        self.messages.append({"role": "assistant", "content": completion.text})
+        shown = []
+        if self.args.show_template or self.args.show_ids:
+            shown.append(self._shown(prompt, ids=self.args.show_ids))
+        cut = " [cut at --max-new-tokens]" if completion.finish == "length" else ""
+        return "\n".join([*shown, completion.text + cut])
+
+    def _prompt(self) -> Any:
+        from dunwu.policy import room_for_prompts
+        from dunwu.prompts import PromptSettings, build_prompts
+
+        turns = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
+        room = room_for_prompts(self.model, self.args.max_new_tokens)
+        prompts, _ = build_prompts([{"prompt": turns}], self.tokenizer, PromptSettings(room=room))
+        return prompts[0]
+
+    def _shown(self, prompt: Any, *, ids: bool) -> str:
+        from dunwu.prompts import describe_prompt
+
+        return describe_prompt(prompt, self.tokenizer, most=10_000) if ids else str(prompt.text)
+
+
+def _read(interactive: bool) -> str | None:
+    try:
+        return input("> " if interactive else "").strip()
+    except EOFError:
+        return None

@@ -1,0 +1,72 @@
+"""`dunwu eval MODEL --task T`: accuracy of a model on a task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
+
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("model", metavar="MODEL", help="a hub name, a folder, or `embedded`")
+    parser.add_argument("--task", required=True, help="countdown, gsm8k, tldr, own, or a recipe's name or file")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--rows", type=int, default=500, help="how many rows, from the start (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=4, help="sampled answers a row (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.epilog = "The task's own options: --task.source data/gsm8k --task.style tiny"
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Load, ask, judge, print."""
+    from dunwu.engines import GenerateEngine
+    from dunwu.evaluation import evaluate
+    from dunwu.policy import load_policy, on_best_device, room_for_prompts
+    from dunwu.prompts import PromptSettings, build_prompts
+    from dunwu.recipe import make_tokenizer, model_source, prompt_rows
+
+    for name in ("rows", "samples", "max_new_tokens"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    task = _task(args.task, overrides)
+    rows = list(task.rows(args.split)[: args.rows])
+    tokenizer = make_tokenizer(args.model)
+    model = on_best_device(load_policy(model_source(args.model)))
+    room = room_for_prompts(model, args.max_new_tokens)
+    prompts, _ = build_prompts(prompt_rows(task, rows), tokenizer, PromptSettings(room=room))
+    report = evaluate(
+        GenerateEngine(model, tokenizer),
+        task,
+        prompts,
+        samples=args.samples,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    print(json.dumps(report.figures(), indent=2) if args.json else report.table())
+    return 0
+
+
+def _task(name: str, overrides: Mapping[str, str]) -> Any:
+    from pathlib import Path
+
+    from dunwu.recipe import Recipe, built_in_recipes, load_recipe, make_task, parse_value
+
+    if name in built_in_recipes() or Path(name).suffix in (".yaml", ".yml"):
+        return make_task(load_recipe(name, overrides))
+    options: dict[str, Any] = {"name": name}
+    for dotted, value in overrides.items():
+        section, _, option = dotted.partition(".")
+        if section != "task" or not option:
+            raise ValueError(f"--{dotted} is unknown; a task's option reads --task.OPTION")
+        options[option] = parse_value(value)
+    return make_task(Recipe(model="", task=options))

@@ -1,0 +1,256 @@
+"""What a run is told: `GRPOConfig`, transformers' `TrainingArguments` with GRPO's own options.
+
+What it is: options, presets and checks. What it is not: behaviour; the trainer reads it, nothing here acts.
+Names and meanings are TRL 1.16's where they mean the same. An option given explicitly wins over its preset.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import torch
+from transformers import TrainingArguments
+
+from dunwu.words import nearest
+
+__all__ = ["PRESETS", "GRPOConfig"]
+
+logger = logging.getLogger("dunwu")
+
+PRESETS: Final[Mapping[str, Mapping[str, str | float]]] = {
+    "grpo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "sequence"},
+    "bnpo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "token"},
+    "dr_grpo": {"scale": "none", "ratio": "token", "surrogate": "clip", "aggregation": "constant"},
+    "dapo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "token"},
+    "gspo": {"scale": "group", "ratio": "sequence", "surrogate": "clip", "aggregation": "sequence"},
+    # ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike; TRL's default, epsilon, would cap at 0.2.
+    "cispo": {
+        "scale": "group",
+        "ratio": "token",
+        "surrogate": "cispo",
+        "aggregation": "token",
+        "epsilon_high": 5.0,
+    },
+    "reinforce": {"scale": "none", "ratio": "none", "surrogate": "logp", "aggregation": "token"},
+}
+"""`loss_type` to the choices it stands for: the fields of `algorithm.Objective`."""
+
+_CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
+    "loss_type": tuple(PRESETS),
+    "scale_rewards": ("group", "batch", "none"),
+    "advantage_baseline": ("mean", "leave_one_out"),
+    "importance_sampling_level": ("token", "sequence", "none"),
+    "kl_estimator": ("k1", "k2", "k3"),
+    "kl_in": ("loss", "reward"),
+    "batch_unit": ("auto", "completions", "prompts"),
+    "long_prompts": ("drop", "cut"),
+    "on_reward_error": ("raise", "skip"),
+}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class GRPOConfig(TrainingArguments):
+    """Options of a GRPO run. Everything of `transformers.TrainingArguments` works too.
+
+    Raises:
+        ValueError: for an option out of its range, with what was given and what to do.
+    """
+
+    # Defaults that differ from TrainingArguments
+    learning_rate: float = _option(1e-6, "Peak learning rate. Full fine-tuning: 5e-7 to 5e-6; LoRA: about ten times.")
+    logging_steps: float = _option(1, "Log every so many optimizer steps.")
+    bf16: bool | None = _option(  # type: ignore[assignment]
+        None, "bf16 autocast over fp32 weights; None: where a GPU supports it."
+    )
+    remove_unused_columns: bool = _option(False, "Kept False: every column goes to the rewards.")
+    # transformers writes this into the saved model's config: False would make everyone's later generation slow.
+    use_cache: bool = _option(True, "What the saved model's config says; training itself never uses a cache.")
+
+    # Model
+    model_init_kwargs: dict[str, Any] | str | None = _option(
+        None, "Arguments of from_pretrained for a model by name."
+    )
+    disable_dropout: bool = _option(True, "Train without dropout, so that the policy is the sampler.")
+
+    # How much is sampled a step
+    num_generations: int = _option(8, "Completions a prompt (G), at least 2.")
+    num_generations_eval: int | None = _option(None, "Completions a prompt in evaluation; None: num_generations.")
+    prompts_per_step: int | None = _option(None, "Prompts an optimizer step, over all ranks and micro-batches.")
+    batch_unit: str = _option("auto", "What per_device_train_batch_size counts: completions, prompts, or auto.")
+    num_iterations: int = _option(1, "Updates from the same rollouts (μ).")
+    tokens_per_micro_batch: int = _option(4096, "Padded tokens a forward pass may hold; changes memory, not results.")
+
+    # Prompts and sampling
+    max_prompt_length: int | None = _option(None, "Longest prompt in tokens; None: what the model's context leaves.")
+    long_prompts: str = _option("drop", "What to do with a longer prompt: drop it, or cut its beginning.")
+    max_completion_length: int = _option(256, "Longest completion in tokens, end token included.")
+    chat_template_kwargs: dict[str, Any] | str | None = _option(None, "Extra arguments of the chat template.")
+    shuffle_dataset: bool = _option(True, "A new permutation of the prompts each epoch.")
+    temperature: float = _option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
+    top_k: int = _option(0, "Sample from the k most likely tokens; 0: all.")
+    top_p: float = _option(1.0, "Sample from the most likely tokens that hold this probability; 1: all.")
+    min_p: float | None = _option(None, "Drop tokens below this share of the most likely one's probability.")
+    repetition_penalty: float = _option(1.0, "Above 1: tokens already present become less likely.")
+
+    # Rewards
+    reward_weights: list[float] | None = _option(None, "One weight a reward function; None: all 1.")
+    reward_timeout: float = _option(60.0, "Seconds one call of a reward function may take.")
+    on_reward_error: str = _option("raise", "A reward that fails: raise, or skip the row (counted, never 0).")
+
+    # Algorithm
+    loss_type: str = _option("dapo", "Preset: grpo, bnpo, dr_grpo, dapo, gspo, cispo, reinforce.")
+    scale_rewards: str | bool | None = _option(None, "Divide advantages by the std of the group, the batch, or none.")
+    advantage_baseline: str = _option("mean", "Compare with the group's mean, or with the others' (leave_one_out).")
+    importance_sampling_level: str | None = _option(None, "Level of the ratio: token, sequence or none.")
+    epsilon: float = _option(0.2, "Lower clip range of the ratio.")
+    epsilon_high: float | None = _option(None, "Upper clip range; None: epsilon. For cispo: the cap itself.")
+    delta: float | None = _option(None, "Upper bound of the ratio where the advantage is negative (dual clip).")
+    mask_truncated_completions: bool = _option(False, "Leave completions cut by the token limit out of the loss.")
+
+    # KL and the reference model
+    beta: float = _option(0.0, "KL coefficient; 0: no reference model.")
+    kl_estimator: str = _option("k3", "Schulman's k1, k2 or k3.")
+    kl_in: str = _option("loss", "Add the KL to the loss, or take it off the reward.")
+    use_bias_correction_kl: bool = _option(True, "Multiply the KL loss by the ratio: unbiased reverse-KL gradient.")
+    sync_ref_model: bool = _option(False, "Move the reference towards the policy now and then (TR-DPO).")
+    ref_model_mixup_alpha: float = _option(0.6, "Share of the policy in a moved reference.")
+    ref_model_sync_steps: int = _option(512, "Optimizer steps between moves of the reference.")
+
+    # What is said
+    log_completions: bool = _option(False, "Print a few completions with their rewards at every log.")
+    num_completions_to_print: int = _option(2, "How many.")
+
+    def __post_init__(self) -> None:
+        self._fit_the_machine()
+        self._settle_checkpointing_name()
+        # JSON strings, as a command line gives them, are read by TrainingArguments for the fields named here.
+        self._VALID_DICT_FIELDS = [*type(self)._VALID_DICT_FIELDS, "model_init_kwargs", "chat_template_kwargs"]
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if isinstance(self.scale_rewards, bool):
+            self.scale_rewards = "group" if self.scale_rewards else "none"
+        self._check_choices()
+        self._check_ranges()
+        self._settle_batch()
+
+    def objective_choices(self) -> dict[str, Any]:
+        """The preset with this config's explicit options over it: keyword arguments of `algorithm.Objective`."""
+        given = {"scale": self.scale_rewards, "ratio": self.importance_sampling_level}
+        choices: dict[str, Any] = {"epsilon_high": self.epsilon} | dict(PRESETS[self.loss_type])
+        choices |= {name: value for name, value in given.items() if value is not None}
+        if self.epsilon_high is not None:
+            choices["epsilon_high"] = self.epsilon_high
+        return choices | {
+            "baseline": self.advantage_baseline,
+            "epsilon_low": self.epsilon,
+            "delta": self.delta,
+            "beta": self.beta,
+            "kl_estimator": self.kl_estimator,
+            "kl_in": self.kl_in,
+            "kl_times_ratio": self.use_bias_correction_kl,
+        }
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the options that TrainingArguments does not have."""
+        inherited = {f.name for f in fields(TrainingArguments)}
+        return [f.name for f in fields(cls) if f.name not in inherited]
+
+    def _fit_the_machine(self) -> None:
+        """CPU is a first-class path: what only a GPU has is switched off, and said, never a crash."""
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        bf16_gpu = gpu and torch.cuda.is_bf16_supported()
+        if self.bf16 is None:
+            self.bf16 = bf16_gpu and not self.fp16
+        elif self.bf16 and not bf16_gpu:
+            logger.warning(
+                "bf16 was asked for, and this machine has no GPU that computes in it: training in float32."
+            )
+            self.bf16 = False
+        if self.fp16 and not gpu:
+            logger.warning("fp16 was asked for, and there is no GPU: training in float32.")
+            self.fp16 = False
+        if self.tf32 and not gpu:
+            logger.warning("tf32 was asked for, and there is no GPU: it changes nothing here.")
+            self.tf32 = None
+        if not gpu:
+            self.dataloader_pin_memory = False
+
+    def _settle_checkpointing_name(self) -> None:
+        """`gradient_checkpointing` was renamed in transformers 5.2x; both names work here, without a warning."""
+        for old, new in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ):
+            if hasattr(self, new) and getattr(self, new) is None:
+                setattr(self, new, getattr(self, old))
+                setattr(self, old, None)
+
+    def _check_choices(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name}={value!r} is unknown{nearest(str(value), [str(a) for a in allowed])}")
+
+    def _check_ranges(self) -> None:
+        checks = {
+            "num_generations": (self.num_generations >= 2, "at least 2: one completion has nothing to compare with"),
+            "num_generations_eval": (
+                self.num_generations_eval is None or self.num_generations_eval >= 1,
+                "at least 1",
+            ),
+            "prompts_per_step": (self.prompts_per_step is None or self.prompts_per_step >= 1, "at least 1"),
+            "num_iterations": (self.num_iterations >= 1, "at least 1"),
+            "tokens_per_micro_batch": (self.tokens_per_micro_batch >= 1, "at least 1"),
+            "max_prompt_length": (
+                self.max_prompt_length is None or self.max_prompt_length >= 1,
+                "at least 1, or None",
+            ),
+            "max_completion_length": (self.max_completion_length >= 1, "at least 1"),
+            "temperature": (self.temperature > 0, "above 0: greedy completions of a prompt are all the same"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 is off"),
+            "reward_timeout": (self.reward_timeout > 0, "above 0 seconds"),
+            "epsilon": (0 <= self.epsilon < 1, "between 0 and 1"),
+            "delta": (
+                self.delta is None or self.delta > 1 + self.epsilon,
+                "above 1 + epsilon, or it clips good tokens",
+            ),
+            "beta": (self.beta >= 0, "0 or more"),
+            "ref_model_mixup_alpha": (0 <= self.ref_model_mixup_alpha <= 1, "between 0 and 1"),
+            "ref_model_sync_steps": (self.ref_model_sync_steps >= 1, "at least 1"),
+        }
+        for name, (fine, rule) in checks.items():
+            if not fine:
+                raise ValueError(f"{name}={getattr(self, name)!r} does not work: it must be {rule}.")
+        if self.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size would break groups apart; lower tokens_per_micro_batch instead.")
+
+    def _settle_batch(self) -> None:
+        """Turn batch size × accumulation × ranks into `prompts_per_step`.
+
+        The unit changed from prompts (TRL 0.14) to completions (0.16 on). `auto`: a batch of 1 a device can only have
+        meant prompts; otherwise completions where the total holds whole groups. Micro-batches are cut by tokens, so
+        the accumulation count is folded in here and the loop of transformers sees one batch a step.
+        """
+        total = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        whole_groups = total % self.num_generations == 0
+        if self.batch_unit == "auto":
+            counts_completions = whole_groups and self.per_device_train_batch_size > 1
+            self.batch_unit = "completions" if counts_completions else "prompts"
+        if self.prompts_per_step is None:
+            if self.batch_unit == "completions" and not whole_groups:
+                raise ValueError(
+                    f"{total} completions a step do not hold whole groups of {self.num_generations}; "
+                    "set prompts_per_step, or batch_unit='prompts'."
+                )
+            self.prompts_per_step = total // self.num_generations if self.batch_unit == "completions" else total
+        self.gradient_accumulation_steps = 1

@@ -1,0 +1,84 @@
+"""From logits to tokens: the warpers, one draw a row, and the seed of every sequence.
+
+What it is: pure functions on a batch of next-token logits. What it is not: a loop or a model.
+A draw needs one uniform number a row, so a row's tokens depend on its own seed only, not on its batch.
+
+Shapes: B rows, T tokens present, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from dunwu.records import Sampling
+
+__all__ = ["draw", "sequence_seed", "uniforms", "warp"]
+
+
+def sequence_seed(seed: int, step: int, key: int, index: int) -> int:
+    """The seed of completion `index` of prompt `key` at `step` of the run `seed`: a 63-bit hash of the four."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{key}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def uniforms(seeds: list[int], length: int, device: torch.device) -> Tensor:
+    """One number in [0, 1) a token, (B, length), float64; row i comes from seeds[i] alone."""
+    generator = torch.Generator()
+    rows = [torch.rand(length, dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(device)
+
+
+def warp(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor | None = None) -> Tensor:
+    """Logits of the distribution that is sampled, (B, V), float32: what is cut away is −inf.
+
+    Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BT` are the ids
+    present in each row, a row's padding filled with one of its own tokens; needed for the repetition penalty only.
+    """
+    logits_BV = logits_BV.float()
+    if sampling.repetition_penalty != 1.0 and seen_BT is not None:
+        logits_BV = _penalise(logits_BV, seen_BT, sampling.repetition_penalty)
+    if sampling.temperature > 0:
+        logits_BV = logits_BV / sampling.temperature
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < kth_B1, -torch.inf)
+    if sampling.top_p < 1.0:
+        logits_BV = _nucleus(logits_BV, sampling.top_p)
+    if sampling.min_p > 0:
+        floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + torch.tensor(sampling.min_p).log().item()
+        logits_BV = logits_BV.masked_fill(logits_BV < floor_B1, -torch.inf)
+    return logits_BV
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
+    """Token and its log-probability for each row: (B,), (B,).
+
+    Inverse of the cumulative distribution at one uniform number: some 10 times faster than torch.multinomial on a
+    small vocabulary. The sum runs in float64, so that a row's token does not hang on the rounding of its batch.
+    """
+    logps_BV = logits_BV.log_softmax(dim=-1)
+    if greedy:
+        ids_B = logits_BV.argmax(dim=-1)
+    else:
+        cumulative_BV = logps_BV.double().exp().cumsum(dim=-1)
+        point_B1 = uniform_B.unsqueeze(1) * cumulative_BV[:, -1:]
+        # `right=True` passes over tokens of probability 0: their cumulative value equals that of the token before.
+        ids_B = torch.searchsorted(cumulative_BV, point_B1, right=True).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
+    return ids_B, logps_BV.gather(-1, ids_B.unsqueeze(1)).squeeze(1)
+
+
+def _penalise(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
+    """CTRL's penalty (arXiv 1909.05858): a token already present is divided by it (multiplied where negative)."""
+    score_BT = logits_BV.gather(1, seen_BT)
+    return logits_BV.scatter(1, seen_BT, torch.where(score_BT < 0, score_BT * penalty, score_BT / penalty))
+
+
+def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True)
+    probs_BV = sorted_BV.softmax(dim=-1)
+    # The token that crosses top_p stays: what counts is the probability *before* it.
+    beyond_BV = probs_BV.cumsum(dim=-1) - probs_BV >= top_p
+    return logits_BV.masked_fill(beyond_BV.scatter(1, order_BV, beyond_BV), -torch.inf)

@@ -1,0 +1,229 @@
+"""Forward passes: a batch in, log-probabilities of its completions out; and the reference model.
+
+What it is: loading a policy with weights that small steps can move, its forward over a `Batch`, and the frozen
+reference as a copy or as the policy with its adapter off.
+What it is not: sampling (that is an Engine) or arithmetic (that is `algorithm`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dunwu.algorithm import token_entropy, token_logps
+from dunwu.records import Batch
+
+__all__ = [
+    "Reference",
+    "as_policy",
+    "disable_dropout",
+    "forward_logps",
+    "load_policy",
+    "load_tokenizer",
+    "on_best_device",
+    "room_for_prompts",
+    "tokenizer_of",
+    "trainable_parameters",
+]
+
+
+def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
+    """A causal language model, in float32 unless a dtype is asked for.
+
+    float32 master weights because a step of lr 1e-6 moves under 2 % of bf16 weights: the others round back to where
+    they were. Mixed precision comes from autocast, not from the weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if "torch_dtype" in init_kwargs:
+        init_kwargs.setdefault("dtype", init_kwargs.pop("torch_dtype"))
+    init_kwargs.setdefault("dtype", torch.float32)
+    if _is_missing_folder(name_or_path):
+        raise ValueError(f"there is no folder {name_or_path!r}; give the folder of a saved model, or a hub name")
+    try:
+        return AutoModelForCausalLM.from_pretrained(name_or_path, **init_kwargs)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"no model could be loaded from {name_or_path!r}: {reason}. Give a folder with config.json and weights, "
+            "or a hub name that this machine can reach"
+        ) from error
+
+
+def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None) -> Any:
+    """The model to train: loaded if it is a name, wrapped if an adapter is asked for.
+
+    Raises:
+        ValueError: when an adapter is asked for and `peft` is not installed.
+    """
+    policy = load_policy(model, **init_kwargs) if isinstance(model, str) else model
+    if peft_config is None:
+        return policy
+    try:
+        from peft import get_peft_model
+    except ImportError as error:
+        raise ValueError("an adapter needs the package peft: pip install 'dunwu[peft]'") from error
+    return get_peft_model(policy, peft_config)
+
+
+def load_tokenizer(name_or_path: str, **options: Any) -> Any:
+    """The tokenizer that lies beside a model.
+
+    Raises:
+        ValueError: when there is none, or no such folder.
+    """
+    from transformers import AutoTokenizer
+
+    if _is_missing_folder(name_or_path):
+        raise ValueError(f"there is no folder {name_or_path!r}; give the folder of a saved model, or a hub name")
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"no tokenizer was found beside the model in {name_or_path!r}; save one there "
+            "(tokenizer.save_pretrained), or pass processing_class"
+        ) from error
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer of a loaded model, from where the model came from.
+
+    Raises:
+        ValueError: when the model does not say, or there is none.
+    """
+    where = getattr(model.config, "_name_or_path", "")
+    if not where:
+        raise ValueError("this model does not say where it came from; pass its tokenizer as processing_class")
+    return load_tokenizer(where)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0, so that training's forward is the sampler's."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+def on_best_device(model: Any) -> Any:
+    """The model in evaluation mode on the GPU, if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return model.to(device).eval()
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
+    """Tokens the model's context leaves for a prompt; None where the model names no limit.
+
+    Raises:
+        ValueError: when the completion alone fills the context.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is None:
+        return None
+    if max_completion_length >= context:
+        raise ValueError(
+            f"max_completion_length={max_completion_length} leaves no room for a prompt in this model's context of "
+            f"{context} tokens; lower it"
+        )
+    return int(context) - max_completion_length
+
+
+def forward_logps(
+    model: Any, batch: Batch, temperature: float, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of the batch's completion tokens, (B, C), and on request their entropies (no gradient).
+
+    Logits are made for completion positions only. Position t predicts token t + 1, hence one position more, and one
+    left off at the end.
+    """
+    width = batch.mask_BC.shape[1]
+    logits: Tensor = model(
+        input_ids=batch.ids_BT,
+        attention_mask=batch.attention_BT,
+        position_ids=batch.positions_BT,
+        use_cache=False,
+        logits_to_keep=width + 1,
+    ).logits
+    logits_BCV = logits[:, -width - 1 : -1]
+    logps_BC = token_logps(logits_BCV, batch.ids_BT[:, -width:], temperature)
+    if not entropy:
+        return logps_BC, None
+    with torch.no_grad():
+        return logps_BC, token_entropy(logits_BCV, temperature)
+
+
+class Reference:
+    """The frozen policy that KL is measured against: a copy, or a PEFT model with its adapter switched off.
+
+    Args:
+        policy: the model to be trained, before its first step.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+        self.adapter_off = hasattr(policy, "disable_adapter")
+        self.copy: nn.Module | None = None if self.adapter_off else _frozen_copy(policy)
+
+    @torch.no_grad()
+    def logps(self, batch: Batch, temperature: float) -> Tensor:
+        """`reference_logps`, (B, C)."""
+        if self.copy is not None:
+            return forward_logps(self.copy, batch, temperature)[0]
+        with self.policy.disable_adapter(), _evaluating(self.policy):
+            return forward_logps(self.policy, batch, temperature)[0]
+
+    @torch.no_grad()
+    def move_towards(self, policy: nn.Module, share: float) -> None:
+        """π_ref ← share · π + (1 − share) · π_ref (TR-DPO, arXiv 2404.09656, eq. 7).
+
+        Raises:
+            ValueError: where the reference is the policy with its adapter off: the base must not move.
+        """
+        if self.copy is None:
+            raise ValueError("sync_ref_model does not work with an adapter: its reference is the base model itself")
+        for kept, current in zip(self.copy.parameters(), policy.parameters(), strict=True):
+            kept.lerp_(current.detach().to(kept.dtype), share)
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Weights to keep in a checkpoint; None where they are the base model's."""
+        return None if self.copy is None else self.copy.state_dict()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        if self.copy is not None:
+            self.copy.load_state_dict(state)
+
+
+def _is_missing_folder(name_or_path: str) -> bool:
+    """A path that cannot be a hub name (those are NAME or ORG/NAME) and is not there."""
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    return looks_like_path and not Path(name_or_path).expanduser().exists()
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

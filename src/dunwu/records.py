@@ -1,0 +1,313 @@
+"""The nouns of the loop, and the small interfaces that others may plug in.
+
+What it is: frozen dataclasses that flow through a step of GRPO, and the Protocols `Engine`, `Task`, `Observer`.
+What it is not: behaviour. Nothing here samples, scores, or trains.
+
+    row -task-> Prompt -engine-> Completion -rewards-> Rollout -> Group -pack-> Batch -> Step -> observers
+
+Shape suffixes of tensors, here and everywhere: B rows of a micro-batch, T positions of a row,
+C completion positions (the last C of T), P prompts, G completions a prompt, F reward functions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "Completion",
+    "Engine",
+    "Finish",
+    "Group",
+    "Message",
+    "Observer",
+    "Problem",
+    "Prompt",
+    "RewardFunction",
+    "Rollout",
+    "Row",
+    "Sampling",
+    "Scores",
+    "Step",
+    "Task",
+    "Verdict",
+]
+
+Message: TypeAlias = dict[str, str]
+"""One turn of a chat: `{"role": "user", "content": "What is 2+2?"}`."""
+
+Row: TypeAlias = Mapping[str, Any]
+"""One row of a dataset: column name to value."""
+
+Finish: TypeAlias = Literal["stop", "length"]
+"""Why a completion ended: an end token was sampled, or the token limit cut it."""
+
+RewardFunction: TypeAlias = Callable[..., Any]
+"""Called with keyword arguments `prompts`, `completions`, `completion_ids` and every dataset column; returns one
+float or None a completion (None: this function does not apply to this row). May be `async`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question as the model sees it.
+
+    Example: `Prompt(key=7, row={"nums": [3, 14, 17], "target": 51}, given="3 14 17 = 51", text="<user>3 14 17 = 51
+    <assistant>", ids=(5, 12, 23, 26, 60, 6))`
+    """
+
+    key: int
+    """Index of the row in its dataset; part of every random seed, so that batching never changes a sample."""
+    row: Row
+    """The dataset row: its columns go to the reward functions."""
+    given: str | list[Message]
+    """The `prompt` column as given: text, or messages (then completions reach rewards as messages too)."""
+    text: str
+    """What the model reads, template applied."""
+    ids: tuple[int, ...]
+    """The tokens of `text`."""
+
+    @property
+    def conversational(self) -> bool:
+        """Whether the prompt was given as messages."""
+        return not isinstance(self.given, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to draw completions.
+
+    Example: `Sampling(n=8, max_new_tokens=128, temperature=1.0, seed=42, step=3)`; greedy is `temperature=0.0`.
+    """
+
+    n: int = 1
+    """Completions a prompt (G)."""
+    max_new_tokens: int = 256
+    """Token limit of one completion, end token included."""
+    temperature: float = 1.0
+    """Divides the logits; 0 means greedy."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the most likely token's probability; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides (positive) or multiplies (negative) the logits of tokens already present; 1 changes nothing."""
+    seed: int = 0
+    """The run's seed."""
+    step: int = 0
+    """The step the completions are for. A sequence's own seed is a hash of (seed, step, prompt.key, g)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the engine sampled: ids in are ids out, never a text round trip.
+
+    Example: `Completion(ids=(31, 7, 2), logps=(-0.41, -1.20, -0.02), finish="stop", text="51")`
+    """
+
+    ids: tuple[int, ...]
+    """Sampled tokens, the end token included."""
+    logps: tuple[float, ...]
+    """`sampler_logps`: log-probability of each token under the very distribution that was sampled (nats)."""
+    finish: Finish
+    """`stop` or `length`."""
+    text: str
+    """The decoded tokens without special tokens: what reward functions read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A completion with what it earned.
+
+    Example: `Rollout(completion=c, reward=1.5, scores={"equation": 1.0, "format": 0.5}, advantage=0.7)`
+    """
+
+    completion: Completion
+    """What was said."""
+    reward: float | None
+    """Weighted sum of the scores; None where no function could score it (it then carries no advantage)."""
+    scores: Mapping[str, float | None]
+    """Reward function name to its value, before weights."""
+    advantage: float = 0.0
+    """How much better than its group; filled by `algorithm.advantages`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All rollouts of one prompt: the unit GRPO compares within.
+
+    Example: `Group(prompt=p, rollouts=(a, b, c, d))`
+    """
+
+    prompt: Prompt
+    """The shared prompt."""
+    rollouts: tuple[Rollout, ...]
+    """Its G rollouts, in sampling order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of one forward pass: prompts padded on the left, completions on the right, so completions share columns.
+
+    Example: two rows of prompt lengths 3 and 2 and completion lengths 2 and 1:
+    `ids_BT=[[p,p,p,c,c],[0,p,p,c,0]]`, `attention_BT=[[1,1,1,1,1],[0,1,1,1,0]]`, `mask_BC=[[1,1],[1,0]]`.
+    """
+
+    ids_BT: Tensor
+    """Token ids, int64; what stands in padding is never read."""
+    attention_BT: Tensor
+    """1 on real tokens, 0 on padding, int64; built from lengths, never by comparing with a pad id."""
+    positions_BT: Tensor
+    """Position of each token in its own row, int64, 0 on left padding."""
+    mask_BC: Tensor
+    """1.0 on completion tokens that count in the loss, float32."""
+    sampler_logps_BC: Tensor
+    """Log-probabilities under the sampler, float32, 0 on padding."""
+    advantages_B: Tensor
+    """One advantage a row, float32."""
+    weights_BC: Tensor
+    """Weight of each token's loss, float32; the sum over a step is divided once by the step's denominator."""
+    rollout_index: tuple[int, ...] = ()
+    """Which rollout of the step each row is (group-major)."""
+    old_logps_BC: Tensor | None = None
+    """Policy log-probabilities when the rollout was first trained on; None at the first update (ratio is then 1)."""
+    reference_logps_BC: Tensor | None = None
+    """Log-probabilities under the reference model; None without a KL term."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What happened in one optimizer step, for observers.
+
+    Example: `Step(index=12, groups=(g1, g2), metrics={"reward": 0.41, "loss": -0.003})`
+    """
+
+    index: int
+    """Optimizer steps finished, counting this one."""
+    groups: tuple[Group, ...]
+    """The rollouts trained on."""
+    metrics: Mapping[str, float]
+    """Metric name to value; names follow TRL where they mean the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a task says of one answer, apart from any reward.
+
+    Example: `Verdict(strict=False, lenient=True, formatted=False)`: right number, wrong dress.
+    """
+
+    strict: bool
+    """Right, and in the demanded format."""
+    lenient: bool
+    """Right wherever it can be found in the text."""
+    formatted: bool
+    """In the demanded format, right or wrong."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Makes completions. Built-in: `dunwu.engines`."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in order."""
+        ...
+
+    def load(self, weights: torch.nn.Module) -> None:
+        """Take the policy's current weights; called after every optimizer step. Shared weights: forget any cache."""
+        ...
+
+    def awake(self) -> AbstractContextManager[object]:
+        """A context in which the engine may hold memory for generation; outside it, it holds none."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Rows, a prompt for each, rewards, and a gold answer that must score full marks. Built-in: `dunwu.tasks`."""
+
+    @property
+    def name(self) -> str:
+        """Short name, as in `--task NAME`."""
+        ...
+
+    @property
+    def rewards(self) -> Sequence[RewardFunction]:
+        """The task's own reward functions, summed."""
+        ...
+
+    @property
+    def full_marks(self) -> float | None:
+        """Sum of rewards that a gold answer must reach; None where no gold answer exists."""
+        ...
+
+    def rows(self, split: Literal["train", "validation", "test"]) -> Sequence[Row]:
+        """Rows of one split; splits never overlap and do not change between runs."""
+        ...
+
+    def prompt(self, row: Row) -> str | list[Message]:
+        """What the model is asked: text, or messages (a last message by `assistant` is continued)."""
+        ...
+
+    def gold(self, row: Row) -> str | None:
+        """A completion that deserves full marks, or None where the row's answer cannot be parsed."""
+        ...
+
+    def judge(self, row: Row, text: str) -> Verdict:
+        """Whether `text`, a completion, is right: the truth that rewards only approximate."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Watches a run. Built-in: `dunwu.observe`."""
+
+    def on_step(self, step: Step) -> None:
+        """Called once after every optimizer step, on the main process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something a reward function did wrong on one row.
+
+    Example: `Problem(function="equation", row=3, kind="exception", detail="ZeroDivisionError: division by zero")`
+    """
+
+    function: str
+    """Name of the reward function."""
+    row: int | None
+    """Index in the call's batch, None where the whole call is meant."""
+    kind: Literal["length", "nan", "exception", "timeout", "type"]
+    """What went wrong."""
+    detail: str
+    """The exception's text, the length that was returned, …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What all reward functions said of one batch of completions.
+
+    Example: `Scores(names=("format", "equation"), values=((1.0, 0.0), (None, 1.0)), problems=())`
+    """
+
+    names: tuple[str, ...]
+    """Reward function names, unique."""
+    values: tuple[tuple[float | None, ...], ...]
+    """One tuple a completion, in the order of `names`."""
+    problems: tuple[Problem, ...] = field(default=())
+    """What went wrong; a row named here has None, never a silent 0."""

@@ -1,0 +1,117 @@
+"""Countdown: does an expression use the given numbers, each once, and reach the target?
+
+What it is: a tokenizer and a two-stack evaluator over exact fractions, for `+ - − * × / ÷`, parentheses and plain
+integers. What it is not: Python: `**`, `//`, decimals, signs in front of a number, names and `2(3)` are no
+expressions here. It answers within 10 ms on any input of any length: too long is wrong.
+
+    >>> solves("(1 + 2) / 3", [1, 2, 3], 1)
+    True
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from numbers import Real
+
+from dunwu.rewards.formats import Completions, answer_in_tags, completion_text
+
+__all__ = ["equation_solves", "evaluate", "solves"]
+
+MAX_CHARACTERS = 400
+"""Longest expression that is read: 100 numbers of two digits with their signs and spaces."""
+
+_MAX_DIGITS = 12
+_TOKEN = re.compile(r"\s*(?:(0|[1-9][0-9]*)(?![0-9])|([-−+*×/÷()]))")
+_SIGNS = {"−": "-", "×": "*", "÷": "/"}
+_RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2}
+_APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
+
+
+def solves(expression: str, nums: Sequence[int], target: float) -> bool:
+    """Whether `expression` uses every number of `nums` exactly once and nothing else, and equals `target` exactly.
+
+    Raises `ValueError` where `nums` or `target` are no numbers (a text "24" would never be equal to any value).
+    """
+    if not all(isinstance(given, Real) for given in (*nums, target)):
+        raise ValueError(
+            f"nums and target must be numbers; got nums={nums!r:.100}, target={target!r:.50}. Convert them."
+        )
+    tokens = _tokens(expression)
+    if tokens is None or sorted(t for t in tokens if isinstance(t, int)) != sorted(nums):
+        return False
+    value = _value(tokens)
+    return value is not None and value == target
+
+
+def evaluate(expression: str) -> Fraction | None:
+    """The exact value of `expression`; None where it is not one (or divides by zero)."""
+    tokens = _tokens(expression)
+    return None if tokens is None else _value(tokens)
+
+
+def equation_solves(
+    completions: Completions, nums: Sequence[Sequence[int]], target: Sequence[float], **columns: object
+) -> list[float]:
+    """1.0 where the last `<answer>…</answer>` solves the row (`solves`), else 0.0.
+
+    Repairs `equation_reward_func` (T3): `eval` of what a model wrote (`9**9**9` never returns), `1.5` counted as 1
+    and 5, `//` and `**` let through, values only nearly equal accepted, and answers of two lines not found.
+    """
+    answers = [answer_in_tags(completion_text(c)) for c in completions]
+    rows = zip(answers, nums, target, strict=True)
+    return [float(answer is not None and solves(answer, n, t)) for answer, n, t in rows]
+
+
+def _tokens(expression: str) -> list[int | str] | None:
+    """Integers and signs in order; None for anything else in the text."""
+    if len(expression) > MAX_CHARACTERS:
+        return None
+    text, position, tokens = expression.strip(), 0, list[int | str]()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None or len(match[1] or "") > _MAX_DIGITS:
+            return None
+        tokens.append(int(match[1]) if match[1] else _SIGNS.get(match[2], match[2]))
+        position = match.end()
+    return tokens
+
+
+def _value(tokens: list[int | str]) -> Fraction | None:
+    """Two stacks, values and signs; `operand` says whether a number or an opening parenthesis must come next."""
+    values, signs, operand = list[Fraction](), list[str](), True
+    for token in tokens:
+        if operand is not (isinstance(token, int) or token == "("):
+            return None
+        if isinstance(token, int):
+            values.append(Fraction(token))
+        elif token == "(":
+            signs.append(token)
+        elif not _fold(values, signs, token):
+            return None
+        operand = token in _APPLY or token == "("
+    return values[0] if not operand and _fold(values, signs, "end") else None
+
+
+def _fold(values: list[Fraction], signs: list[str], token: str) -> bool:
+    """Apply the signs that bind at least as tightly as `token`, then take it in; False where that cannot be done."""
+    rank = _RANK.get(token, 1)
+    while signs and _RANK[signs[-1]] >= rank:
+        right = values.pop()
+        sign = signs.pop()
+        if sign == "/" and right == 0:
+            return False
+        values[-1] = _APPLY[sign](values[-1], right)
+    if token == ")":
+        return bool(signs) and signs.pop() == "("
+    if token in _APPLY:
+        signs.append(token)
+        return True
+    return not signs

@@ -1,0 +1,118 @@
+"""A reward model as a reward function: a sequence classifier with one label.
+
+What it is: `RewardModel`, which reads prompt and completion and returns the score of its head. What it is not: a
+trainer of reward models, or a place for several labels. Transformers is imported when one is made, not before.
+
+    reward = RewardModel("path/or/name/of/a/reward-model")
+    reward(prompts=["2+2?"], completions=["4"])   # [1.73]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["RewardModel"]
+
+
+class RewardModel:
+    """`AutoModelForSequenceClassification` with one label, called like any reward function.
+
+    `model`: the model, or a name or folder to load it from. `tokenizer`: *its own* tokenizer (default: loaded
+    from the model's name); text is tokenized anew, for the policy's ids mean nothing to it. `batch_size`:
+    rows of one forward pass. `max_length`: tokens kept, from the end, where the score is read (default: all).
+    `device`: where to put the model (default: where it is).
+
+    Text is prompt + completion with the tokenizer's own special tokens; messages go through its chat
+    template. Rows are padded on the right: causal models then see the same positions as without padding. A
+    configuration without `pad_token_id` gets one, for transformers finds the last token of a padded row by
+    it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = _checked(_from_name(model) if isinstance(model, str) else model)
+        self.tokenizer = tokenizer or _tokenizer_of(self.model)
+        self.batch_size, self.max_length = batch_size, max_length
+        self.pad_id = self._pad_id()
+        if device is not None:
+            self.model.to(device)  # type: ignore[arg-type]
+        self.__name__ = str(self.model.config.name_or_path).rstrip("/").rsplit("/", 1)[-1] or "reward_model"
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: object) -> list[float]:
+        """One score a row, in the model's own units."""
+        rows = [self._ids(p, c) for p, c in zip(prompts, completions, strict=True)]
+        return [score for batch in self._batches(rows) for score in self._scores(batch)]
+
+    def _ids(self, prompt: Any, completion: Any) -> list[int]:
+        if isinstance(prompt, str):
+            ids = self.tokenizer(prompt + completion)["input_ids"]
+        else:
+            text = self.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written them
+        return list(ids) if self.max_length is None else list(ids)[-self.max_length :]
+
+    def _batches(self, rows: list[list[int]]) -> Iterator[list[list[int]]]:
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size]
+
+    @torch.inference_mode()
+    def _scores(self, rows: list[list[int]]) -> list[float]:
+        width = max(len(row) for row in rows)
+        ids_BT = torch.tensor([row + [self.pad_id] * (width - len(row)) for row in rows], device=self.model.device)
+        attention_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids_BT.device)
+        logits_B1 = self.model(input_ids=ids_BT, attention_mask=attention_BT).logits
+        return [float(score) for score in logits_B1[:, 0].float().tolist()]
+
+    def _pad_id(self) -> int:
+        config = self.model.config
+        known = (config.pad_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        pad = next((token for token in known if isinstance(token, int)), None)
+        if pad is None:
+            raise ValueError(
+                f"Reward model {config.name_or_path!r} has no padding token; got pad_token_id=None and no "
+                f"eos_token_id. Set model.config.pad_token_id to a token that no text contains."
+            )
+        config.pad_token_id = pad
+        return pad
+
+
+def _from_name(name: str) -> PreTrainedModel:
+    from transformers import AutoModelForSequenceClassification
+
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(name)
+    return model
+
+
+def _checked(model: PreTrainedModel) -> PreTrainedModel:
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"A reward model must have one label; {model.config.name_or_path!r} has {model.config.num_labels}. "
+            f"Choose a model trained to score (a language model or a classifier would get or keep the wrong head)."
+        )
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    name = model.config.name_or_path
+    if not name:
+        raise ValueError(
+            "RewardModel got a model without a name and no tokenizer. Pass tokenizer=…, the model's own."
+        )
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    return tokenizer

@@ -1,0 +1,100 @@
+"""Finds a reward by name: `get_reward("number_matches")`, `"package.module:function"`, `"path/to/file.py:function"`.
+
+What it is: the table of built-in rewards, and an importer for yours. What it is not: a place to register into: a
+reference to your own function is its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from dunwu.records import RewardFunction
+from dunwu.rewards import countdown, faithful, formats, numbers, text
+
+__all__ = ["BUILT_IN", "get_reward"]
+
+_TUTORIALS = (
+    faithful.boxed_reward,
+    faithful.correctness_reward_func,
+    faithful.equation_reward_func,
+    faithful.format_reward_func,
+    faithful.int_reward_func,
+    faithful.reward_len,
+    faithful.reward_longer,
+    faithful.soft_format_reward_func,
+    faithful.strict_format_reward_func,
+    faithful.think_answer_format_reward,
+    faithful.thought_len_reward_func,
+    faithful.xmlcount_reward_func,
+)
+_REPAIRED = (
+    countdown.equation_solves,
+    formats.reasoning_answer_format,
+    formats.reasoning_answer_tags,
+    formats.think_answer_format,
+    formats.think_answer_format_prefilled,
+    formats.think_answer_tags,
+    formats.think_answer_tags_prefilled,
+    numbers.answer_is_number,
+    numbers.number_matches,
+    numbers.number_matches_anywhere,
+    text.boxed_answer_matches,
+    text.length_near,
+    text.thought_is_long,
+)
+
+BUILT_IN: dict[str, RewardFunction] = {function.__name__: function for function in _TUTORIALS + _REPAIRED}
+"""Name to function: the tutorials' rewards under their own names, the repaired ones under ours."""
+
+
+def get_reward(name: str) -> RewardFunction:
+    """The reward called `name`: built in, or `package.module:function`, or `path/to/file.py:function`.
+
+    A class is made into an object without arguments. A file is run, once for each call: name only files you trust.
+    Raises `ValueError` with the nearest known name where there is no such reward.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"No built-in reward is called {name!r}.{_nearest(name, BUILT_IN)} "
+            f"Your own are written package.module:function or path/to/file.py:function."
+        )
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ValueError(f"{place!r} has no function {attribute!r}.{_nearest(attribute, vars(module))}")
+    function: RewardFunction = found() if isinstance(found, type) else found
+    return function
+
+
+def _nearest(name: str, known: dict[str, object] | dict[str, RewardFunction]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _from_package(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise ValueError(f"No module {place!r} for a reward: {error}. Install it, or name a file.py.") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"No file {str(path)!r} for a reward. Give its path from the current folder.")
+    name = f"dunwu_reward_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,162 @@
+"""GSM8K: grade-school mathematics, prompted and rewarded as in the course (T1), judged with numbers read as numbers.
+
+What it is: rows from a folder with `train.jsonl` and `test.jsonl`, or from the hub; T1's prompt; T1's rewards or the
+repaired ones. What it is not: a copy of the data; `test` stays the real test, and `validation` is cut from train.
+
+T1's rewards are said to sum to 4.0, but no text earns that: soft wants the reasoning on the tag's own line, strict
+below it, so 3.5 is the most, and 3.0 where the answer has a sign or a comma (`isdigit`): see `Gsm8k.best`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from dunwu.records import Message, RewardFunction, Row, Verdict
+from dunwu.rewards import faithful
+from dunwu.rewards.formats import has_format, reasoning_answer_format, reasoning_answer_tags
+from dunwu.rewards.numbers import answer_is_number, lenient_correct, number_matches, parse_number, strict_correct
+from dunwu.tasks.files import need_columns, read_table
+
+__all__ = ["SYSTEM_PROMPT", "XML_COT_FORMAT", "Gsm8k"]
+
+SYSTEM_PROMPT = """
+Respond in the following format:
+<reasoning>
+...
+</reasoning>
+<answer>
+...
+</answer>
+"""
+"""T1's system prompt, line breaks at both ends included."""
+
+XML_COT_FORMAT = """\
+<reasoning>
+{reasoning}
+</reasoning>
+<answer>
+{answer}
+</answer>
+"""
+"""T1's template of a full response."""
+
+_TUTORIAL: tuple[RewardFunction, ...] = (
+    faithful.xmlcount_reward_func,
+    faithful.soft_format_reward_func,
+    faithful.strict_format_reward_func,
+    faithful.int_reward_func,
+    faithful.correctness_reward_func,
+)
+_FIXED: tuple[RewardFunction, ...] = (
+    reasoning_answer_tags,
+    reasoning_answer_format,
+    answer_is_number,
+    number_matches,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8k:
+    """The task.
+
+    Example: `Gsm8k(source="data/gsm8k").rows("train")[0]` →
+    `{"question": "Natalia sold clips to 48 …", "answer": "72", "solution": "Natalia sold 48/2 = …"}`
+    """
+
+    source: str = "openai/gsm8k"
+    """A folder with `train.jsonl` and `test.jsonl`, or a hub name (config `main`)."""
+    marking: Literal["tutorial", "fixed"] = "tutorial"
+    """T1's five rewards in T1's order, or the repaired ones (tags 1.0, format 1.0, number 0.5, right 1.0)."""
+    validation: int = 0
+    """Rows to cut from train for a validation split, chosen by a hash of the question."""
+    system: str | None = SYSTEM_PROMPT
+    """The system message; None leaves it out."""
+    rewards: Sequence[RewardFunction] = ()
+    """Own reward functions in place of `marking`'s."""
+    full_marks: float | None = None
+    """Sum that a gold answer must reach: 4.0 (`tutorial`, in name: see `best`), 3.5 (`fixed`), or give it along."""
+
+    def __post_init__(self) -> None:
+        if self.marking not in ("tutorial", "fixed"):
+            raise ValueError(f"marking={self.marking!r} is unknown; choose 'tutorial' or 'fixed'")
+        if self.validation < 0:
+            raise ValueError(f"validation={self.validation} must be a number of rows, 0 or more")
+        if not self.rewards:
+            tutorial = self.marking == "tutorial"
+            object.__setattr__(self, "rewards", _TUTORIAL if tutorial else _FIXED)
+            object.__setattr__(self, "full_marks", 4.0 if tutorial else 3.5)
+
+    @property
+    def name(self) -> str:
+        """`gsm8k`."""
+        return "gsm8k"
+
+    def rows(self, split: Literal["train", "validation", "test"]) -> Sequence[Row]:
+        """Rows with `question`, `answer` (what follows `####`, or None) and `solution` (the whole gold text).
+
+        Raises:
+            ValueError: for `validation` where none was asked for, or data that cannot be read.
+        """
+        if split == "test":
+            return _read(self.source, "test")
+        rows = _read(self.source, "train")
+        if split == "train" and not self.validation:
+            return rows
+        if not 0 < self.validation < len(rows):
+            raise ValueError(
+                f"GSM8K has no validation split of {self.validation} rows (train has {len(rows)}); "
+                "cut one from train with the option validation=500"
+            )
+        held = set(sorted(range(len(rows)), key=lambda i: _hash(rows[i]["question"]))[: self.validation])
+        return tuple(row for i, row in enumerate(rows) if (i in held) is (split == "validation"))
+
+    def prompt(self, row: Row) -> list[Message]:
+        """T1's two messages: system prompt and question."""
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        return [*system, {"role": "user", "content": row["question"]}]
+
+    def gold(self, row: Row) -> str | None:
+        """The gold solution on one line in T1's template; None where the answer is not a number."""
+        if row["answer"] is None or parse_number(row["answer"]) is None:
+            return None
+        text = row["solution"].split("####")[0]
+        reasoning = " ".join(re.sub(r"<<[^>]*>>", "", text).split())  # drops the calculator's notes
+        return XML_COT_FORMAT.format(reasoning=reasoning, answer=row["answer"])
+
+    def best(self, row: Row) -> float | None:
+        """The most that any text can earn on this row: `full_marks`, less what T1's own defects forbid."""
+        if self.rewards != _TUTORIAL or self.full_marks is None:
+            return self.full_marks
+        exclusive = 0.5  # soft and strict never pass together
+        return self.full_marks - exclusive - (0.0 if str(row["answer"]).isdigit() else 0.5)
+
+    def judge(self, row: Row, text: str) -> Verdict:
+        """Strict: the gold number in the answer tags, and the format kept. Lenient: the last number of the text."""
+        formatted, gold = has_format(text), row["answer"]
+        if gold is None:
+            return Verdict(strict=False, lenient=False, formatted=formatted)
+        strict = formatted and strict_correct(text, gold)
+        return Verdict(strict=strict, lenient=lenient_correct(text, gold), formatted=formatted)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _read(source: str, split: str) -> tuple[dict[str, Any], ...]:
+    table = read_table(source, split=split, config="main")
+    need_columns(table, ("question", "answer"), source)
+    return tuple(
+        {
+            "question": row["question"],
+            "answer": faithful.extract_hash_answer(row["answer"]),
+            "solution": row["answer"],
+        }
+        for row in table
+    )

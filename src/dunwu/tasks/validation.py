@@ -1,0 +1,120 @@
+"""The proof that a task's rewards can be earned: every gold answer must score full marks.
+
+What it is: `validate`, run before training and in tests. What it is not: a judge of models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dunwu.records import RewardFunction, Row, Task
+
+__all__ = ["Failure", "Validation", "validate"]
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A gold answer that fell short.
+
+    Example: `Failure(row=3, got=1.0, wanted=2.0, scores={"think_answer_format": 0.0, "equation_solves": 1.0})`
+    """
+
+    row: int
+    """Index among the rows that were checked."""
+    got: float
+    """Sum of its rewards."""
+    wanted: float
+    """Sum it should have reached."""
+    scores: Mapping[str, float]
+    """Reward function to what it gave."""
+
+    def sentence(self) -> str:
+        """The failure in words, the lowest reward first."""
+        ranked = sorted(self.scores.items(), key=lambda item: item[1])
+        given = ", ".join(f"{name}={value:g}" for name, value in ranked)
+        lowest = ranked[0][0]
+        return f"row {self.row}: the gold answer earns {self.got:g} of {self.wanted:g}; {lowest} fell short ({given})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What `validate` found.
+
+    Example: `Validation(checked=7473, excluded=0, capped=7473, failures=())`
+    """
+
+    checked: int
+    """Rows with a gold answer."""
+    excluded: int
+    """Rows without one: unparsable, or no solution."""
+    capped: int
+    """Of the checked, rows where the rewards' own defects forbid full marks; they had to reach `task.best(row)`."""
+    failures: tuple[Failure, ...]
+    """Gold answers that fell short."""
+
+
+def validate(task: Task, rows: Sequence[Row] | None = None, *, strict: bool = True) -> Validation:
+    """Score every row's gold answer with the task's own rewards; `rows` defaults to the training split.
+
+    A task may define `best(row) -> float`, the most a text can earn where a faithful reward has a defect.
+
+    Raises:
+        ValueError: with the first gold answer that falls short (unless `strict=False`: then it is in the report),
+            or where the task has no gold answers at all.
+    """
+    if task.full_marks is None:
+        raise ValueError(f"task {task.name!r} has no full marks, so there is nothing to validate; set full_marks")
+    rows = task.rows("train") if rows is None else rows
+    golds = [(index, row, gold) for index, row in enumerate(rows) if (gold := task.gold(row)) is not None]
+    scores = _score(task, [row for _, row, _ in golds], [gold for _, _, gold in golds])
+    best: Callable[[Row], Any] = getattr(task, "best", lambda row: task.full_marks)
+    wanted = [float(best(row)) for _, row, _ in golds]
+    failures = tuple(
+        Failure(row=index, got=sum(score.values()), wanted=want, scores=score)
+        for (index, _, _), score, want in zip(golds, scores, wanted, strict=True)
+        if abs(sum(score.values()) - want) > TOLERANCE
+    )
+    if failures and strict:
+        raise ValueError(f"task {task.name!r}, {failures[0].sentence()}; repair the gold answer or the reward")
+    capped = sum(want < task.full_marks - TOLERANCE for want in wanted)
+    return Validation(checked=len(golds), excluded=len(rows) - len(golds), capped=capped, failures=failures)
+
+
+def _score(task: Task, rows: list[Row], golds: list[str]) -> list[dict[str, float]]:
+    """What each reward function gives to each gold answer; None (does not apply) counts 0."""
+    if not rows:
+        return []
+    prompts = [task.prompt(row) for row in rows]
+    completions: list[Any] = [
+        gold if isinstance(prompt, str) else [{"role": "assistant", "content": gold}]
+        for prompt, gold in zip(prompts, golds, strict=True)
+    ]
+    columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in rows[0] if name != "prompt"}
+    columns |= {"prompts": prompts, "completions": completions, "completion_ids": [[] for _ in rows]}
+    values = {_name(reward): _call(reward, columns) for reward in task.rewards}
+    return [{name: float(given[i] or 0.0) for name, given in values.items()} for i in range(len(rows))]
+
+
+def _call(reward: RewardFunction, columns: Mapping[str, Any]) -> Sequence[float | None]:
+    given = reward(**columns)
+    values: Sequence[float | None] = asyncio.run(_wait(given)) if inspect.isawaitable(given) else given
+    if len(values) != len(columns["completions"]):
+        raise ValueError(
+            f"reward {_name(reward)!r} returned {len(values)} values for {len(columns['completions'])} completions"
+        )
+    return values
+
+
+async def _wait(given: Any) -> Any:
+    return await given
+
+
+def _name(reward: Any) -> str:
+    inner = getattr(reward, "func", reward)  # a partial has no name of its own
+    return str(getattr(reward, "__name__", getattr(inner, "__name__", type(reward).__name__)))

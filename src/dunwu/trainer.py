@@ -1,0 +1,471 @@
+"""`GRPOTrainer`: transformers' Trainer with rollouts where the batches used to come from.
+
+What it is: a few honest hooks. `get_batch_samples` collects rollouts and gives a whole optimizer step's micro-batches
+with the step's one denominator; `training_step` runs them; `compute_loss` is a forward and the pure functions of
+`algorithm`. Checkpoints, schedules, LoRA, DDP and trackers are transformers' and accelerate's own.
+What it is not: arithmetic, a backend, or a choice of engine.
+
+    trainer = GRPOTrainer("Qwen/Qwen2.5-0.5B-Instruct", reward_funcs=my_reward, train_dataset=rows)
+    trainer.train()
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from dunwu import algorithm
+from dunwu.algorithm import Objective
+from dunwu.briefing import briefing, some_completions
+from dunwu.checkpoint import (
+    NonFiniteError,
+    Pending,
+    keep_bad_step,
+    load_pending,
+    save_pending,
+    whole_or_nothing,
+)
+from dunwu.config import GRPOConfig
+from dunwu.engines import GenerateEngine
+from dunwu.ledger import Ledger
+from dunwu.policy import (
+    Reference,
+    as_policy,
+    disable_dropout,
+    forward_logps,
+    room_for_prompts,
+    tokenizer_of,
+    trainable_parameters,
+)
+from dunwu.prompts import PromptOrder, PromptSettings, build_prompts, describe_prompt
+from dunwu.records import Batch, Engine, Group, Observer, Prompt, Row, Sampling, Step
+from dunwu.rewards import RewardRunner, reward_functions
+from dunwu.rollout import (
+    collect,
+    counted_lengths,
+    kl_penalties,
+    pack,
+    rollout_facts,
+    rollout_metrics,
+    with_advantages,
+    with_penalties,
+)
+from dunwu.voice import voice
+
+__all__ = ["GRPOTrainer"]
+
+
+class GRPOTrainer(Trainer):
+    """Trains a causal language model with GRPO and its kin.
+
+    Args:
+        model: a model, or the name or folder of one (loaded in float32 unless `args.model_init_kwargs` has a dtype).
+        reward_funcs: one or a list of: functions (called with `prompts`, `completions`, `completion_ids` and every
+            dataset column, returning a float or None a completion; sync or async), reward models, or names of such.
+        args: the options.
+        train_dataset: rows with a column `prompt` (text or messages); the other columns go to the rewards.
+        eval_dataset: the same for `evaluate`; or a dict of several.
+        processing_class: the tokenizer; default: the model's own.
+        reward_processing_classes: tokenizers of reward models, one entry a reward function (None for functions).
+        callbacks: transformers' callbacks.
+        optimizers: optimizer and schedule, where the default AdamW with `args`' schedule is not wanted.
+        peft_config: trains an adapter instead of all weights (needs `peft`).
+        engine: makes the completions; default: `GenerateEngine` on the model itself.
+        observers: told of every step.
+
+    Raises:
+        ValueError: for a model without tokenizer or chat template, an empty dataset, a missing column, a prompt that
+            does not fit; each with what to do.
+    """
+
+    # 5.18 and later read this; 5.17 decides by the next one together with a given count. Both mean: the loss is
+    # already divided by the whole step's denominator.
+    loss_is_scaled_for_ga = True
+
+    args: GRPOConfig
+    model: Any
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        reward_funcs: Any,
+        args: GRPOConfig | None = None,
+        train_dataset: Iterable[Row] | None = None,
+        eval_dataset: Iterable[Row] | Mapping[str, Iterable[Row]] | None = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        *,
+        engine: Engine | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        args = args if args is not None else GRPOConfig(output_dir="outputs")
+        policy = as_policy(model, cast("dict[str, Any]", args.model_init_kwargs or {}), peft_config)
+        tokenizer = processing_class if processing_class is not None else tokenizer_of(policy)
+        if args.disable_dropout:
+            disable_dropout(policy)
+        self.objective: Objective = Objective(**args.objective_choices())
+        self.scorer = RewardRunner(
+            reward_functions(reward_funcs, reward_processing_classes),
+            weights=args.reward_weights,
+            timeout=args.reward_timeout,
+            on_error=cast(Any, args.on_reward_error),
+        )
+        self.prompts = _prompts(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
+        self.observers = list(observers)
+        self._pending: Pending | None = None
+        self._ledger = Ledger()
+        self.reference = Reference(policy) if self.objective.beta else None
+        super().__init__(
+            model=policy,
+            args=args,
+            data_collator=cast(Any, list),
+            train_dataset=cast(Any, self.prompts),
+            eval_dataset=cast(Any, eval_dataset),
+            processing_class=tokenizer,
+            callbacks=[*(callbacks or []), _Bell(self)],
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = True
+        if self.reference is not None and self.reference.copy is not None:
+            self.reference.copy.to(args.device)
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        self.engine: Engine = engine if engine is not None else GenerateEngine(policy, tokenizer, autocast=autocast)
+
+    # -- transformers' hooks ---------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Prompts, a list of them for each optimizer step; every rank sees the same list and takes its share."""
+        if not self.prompts:
+            raise ValueError("training needs a train_dataset; give GRPOTrainer one with a 'prompt' column")
+        order = self._order()
+        return DataLoader(cast(Any, self.prompts), batch_sampler=cast(Any, order), collate_fn=list)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """One optimizer step: its micro-batches as a single item, and its denominator."""
+        self._step_began = time.perf_counter()
+        prompts = next(epoch_iterator, None)
+        if prompts is None:
+            return [], None
+        if self._pending is None or self._pending.updates_left == 0:
+            self._pending = self._roll_out(prompts)
+        self._pending.updates_left -= 1
+        return [self._pending.batches], self._pending.denominator
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of all micro-batches of one optimizer step.
+
+        Raises:
+            NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is kept.
+        """
+        assert self._pending is not None, "get_batch_samples comes first"
+        train_began = time.perf_counter()
+        self._ledger.open_step()
+        total = torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(inputs):
+            last = i + 1 == len(inputs)
+            self.accelerator.sync_gradients = last
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, batch, num_items_in_batch)
+            if self._pending.updates_left and batch.old_logps_BC is None:
+                # The policy moves after this step: what it thought before is what later passes compare with.
+                inputs[i] = replace(batch, old_logps_BC=self._last_logps.to(batch.ids_BT.device))
+        norm = self._finite_norm(model, total)
+        now = time.perf_counter()
+        self._ledger.note(
+            {
+                **self._pending.metrics,
+                **self._ledger.token_means(lambda sums: cast(Tensor, self.accelerator.reduce(sums, reduction="sum"))),
+                "loss": float(total),
+                "grad_norm": norm,
+                "time/train": now - train_began,
+                "step_time": now - self._step_began,
+            }
+        )
+        return total
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """One micro-batch's share of the step's loss.
+
+        The denominator spans all ranks, and DDP averages their gradients: times the number of ranks makes it a sum.
+        """
+        batch: Batch = inputs
+        logps_BC, entropy_BC = forward_logps(model, batch, self.args.temperature, entropy=True)
+        result = algorithm.token_loss(
+            self.objective,
+            logps_BC,
+            batch.advantages_B,
+            batch.mask_BC,
+            old_logps_BC=batch.old_logps_BC,
+            reference_logps_BC=batch.reference_logps_BC,
+        )
+        assert entropy_BC is not None
+        self._last_logps = logps_BC.detach()
+        self._ledger.add_tokens(
+            algorithm.token_sums(result, logps_BC, batch.sampler_logps_BC, entropy_BC, batch.mask_BC)
+        )
+        loss = (result.loss_BC * batch.weights_BC).sum() / num_items_in_batch * self.args.world_size
+        return (loss, None) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Rewards on held-out rows, with the same prompts, sampling and reward calls as training."""
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(chosen, Mapping):
+            metrics: dict[str, float] = {}
+            for name, rows in chosen.items():
+                metrics |= self.evaluate(rows, metric_key_prefix=f"{metric_key_prefix}_{name}")
+            return metrics
+        if chosen is None:
+            raise ValueError("evaluate needs an eval_dataset; give one to GRPOTrainer or to evaluate")
+        prompts = _prompts(cast(Any, chosen), self.model, self.processing_class, self.args)
+        # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
+        sampling = self._sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
+        groups = collect(self._share(prompts), self.engine, self.scorer, sampling)
+        facts = self._gathered(rollout_facts(groups))
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in rollout_metrics(facts).items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log of everything a step noted, under TRL's names."""
+        if "loss" in logs:
+            logs = {**self._ledger.means(), **logs}
+            if self.args.log_completions and self.is_world_process_zero() and self._pending is not None:
+                voice().info(some_completions(self._pending.groups, self.args.num_completions_to_print))
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers' estimate needs padded token tensors of one batch."""
+        return 0
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    def planned_steps(self) -> int:
+        """Optimizer steps a call of `train` makes."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * len(self._order()))
+
+    def remove_default_printers(self) -> None:
+        """No progress bar and no printed dicts: for a run whose observers say it better."""
+        from transformers import PrinterCallback, ProgressCallback
+
+        for printer in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printer)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Model and tokenizer into a folder: whole, or nothing of it."""
+        folder = Path(str(output_dir or self.args.output_dir))
+        with whole_or_nothing(folder, self._bytes(with_optimizer=False)):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with whole_or_nothing(folder, self._bytes(with_optimizer=not self.args.save_only_model)):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        moved = self.reference.state() if self.reference is not None and self.args.sync_ref_model else None
+        save_pending(output_dir, self.args.process_index, self._pending, moved if self.args.should_save else None)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self._pending, _ = load_pending(checkpoint, self.args.process_index, self.prompts)
+        _, moved = load_pending(checkpoint, 0, self.prompts)
+        if self.reference is not None and moved is not None:
+            self.reference.load_state(dict(moved))
+
+    def _bytes(self, *, with_optimizer: bool) -> int:
+        trains, _ = trainable_parameters(self.model)
+        moments = 8 * trains if with_optimizer else 0  # Adam keeps two float32 numbers a trained weight
+        return int(sum(p.numel() * p.element_size() for p in self.model.parameters())) + moments
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def _roll_out(self, prompts: Sequence[Prompt]) -> Pending:
+        """Prompts of one step to batches: collect, compare, pack; this rank's share of them."""
+        args, objective = self.args, self.objective
+        began = time.perf_counter()
+        self.engine.load(self.model)
+        groups = collect(self._share(prompts), self.engine, self.scorer, self._sampling(step=self.state.global_step))
+        rollout_time = time.perf_counter() - began
+        if objective.beta and objective.kl_in == "reward":
+            groups = self._penalised(groups)
+        groups = with_advantages(groups, objective, others=self._others(groups))
+        batches = pack(
+            groups,
+            aggregation=objective.aggregation,
+            tokens=args.tokens_per_micro_batch,
+            mask_truncated=args.mask_truncated_completions,
+            skip_zero_advantage=objective.zero_advantage_is_free,
+        )
+        if objective.beta:
+            batches = [self._with_reference(batch) for batch in batches]
+        lengths = self._gathered(counted_lengths(groups, mask_truncated=args.mask_truncated_completions))
+        facts = self._gathered(rollout_facts(groups))
+        return Pending(
+            groups=groups,
+            batches=batches,
+            denominator=algorithm.denominator(lengths, objective.aggregation, args.max_completion_length),
+            updates_left=args.num_iterations,
+            metrics={**rollout_metrics(facts), "time/rollout": rollout_time},
+        )
+
+    def _penalised(self, groups: list[Group]) -> list[Group]:
+        everything = pack(groups, aggregation="token", tokens=self.args.tokens_per_micro_batch)
+        batches = [self._with_reference(batch) for batch in everything]
+        penalties = kl_penalties(batches, self.objective.kl_estimator)
+        return with_penalties(groups, [self.objective.beta * penalty for penalty in penalties])
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        assert self.reference is not None
+        with self.compute_loss_context_manager():
+            logps = self.reference.logps(batch.to(self.args.device), self.args.temperature)
+        return replace(batch, reference_logps_BC=logps.to(batch.ids_BT.device))
+
+    def _sampling(self, *, step: int, n: int | None = None) -> Sampling:
+        args = self.args
+        return Sampling(
+            n=n or args.num_generations,
+            max_new_tokens=args.max_completion_length,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p or 0.0,
+            repetition_penalty=args.repetition_penalty,
+            seed=args.seed,
+            step=step,
+        )
+
+    def _finite_norm(self, model: nn.Module, loss: Tensor) -> float:
+        """Norm of the gradient before clipping; refuses the step where it or the loss is not a number."""
+        assert self._pending is not None
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        # With a gradient scaler an infinite gradient is ordinary: the scaler itself skips that step.
+        if torch.isfinite(loss) and (self.accelerator.scaler is not None or norm < float("inf")):
+            return norm
+        step = self.state.global_step + 1
+        where = keep_bad_step(Path(str(self.args.output_dir)), step, self._pending)
+        raise NonFiniteError(
+            f"step {step} was not taken: its loss is {float(loss):g} and its gradient norm {norm:g}. The weights are "
+            f"those of step {step - 1}; the rollouts and batches are in {where}. Lower learning_rate, or look there "
+            "for a log-probability that is not a number"
+        )
+
+    # -- ranks and order -----------------------------------------------------------------------------------------
+
+    def _share(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """This rank's prompts: groups stay whole."""
+        return prompts[self.args.process_index :: self.args.world_size]
+
+    def _others(self, groups: list[Group]) -> list[Group]:
+        if self.args.world_size == 1 or self.objective.scale != "batch":
+            return []
+        keys = {group.prompt.key for group in groups}
+        return [group for group in self._gathered(groups) if group.prompt.key not in keys]
+
+    def _gathered(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, in rank order."""
+        if self.args.world_size == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return cast("list[Any]", gather_object(items))
+
+    def _order(self) -> PromptOrder:
+        args = self.args
+        assert args.prompts_per_step is not None, "settled by GRPOConfig"
+        order = PromptOrder(
+            size=len(self.prompts),
+            per_step=args.prompts_per_step,
+            repeats=args.num_iterations,
+            seed=args.seed if args.shuffle_dataset else None,
+            epoch=lambda: self.state.global_step // len(order),
+        )
+        return order
+
+    def _finish_step(self) -> None:
+        """After the optimizer: the reference may move, observers hear of it."""
+        args, step = self.args, self.state.global_step
+        if self.reference is not None and args.sync_ref_model and step % args.ref_model_sync_steps == 0:
+            self.reference.move_towards(self.model, args.ref_model_mixup_alpha)
+        if self.is_world_process_zero() and self._pending is not None:
+            finished = Step(index=step, groups=tuple(self._pending.groups), metrics=self._ledger.latest())
+            for observer in self.observers:
+                observer.on_step(finished)
+
+    def _introduce(self) -> None:
+        """What this run is, in words, before its first step."""
+        if not self.is_world_process_zero():
+            return
+        say = voice().info
+        for sentence in briefing(
+            self.args,
+            self.objective,
+            model=self.model,
+            prompts=len(self.prompts),
+            steps_an_epoch=len(self._order()),
+            max_steps=self.state.max_steps,
+        ):
+            say(sentence)
+        say("the first prompt, as the model sees it:\n" + describe_prompt(self.prompts[0], self.processing_class))
+
+
+def _prompts(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
+    if not hasattr(rows, "__len__"):
+        raise ValueError(
+            "the dataset has no length; give a list or a datasets.Dataset (for a stream: list(stream.take(n)))"
+        )
+    settings = PromptSettings(
+        max_length=args.max_prompt_length,
+        too_long=cast(Any, args.long_prompts),
+        room=room_for_prompts(policy, args.max_completion_length),
+        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+    )
+    prompts, report = build_prompts(cast("Sequence[Row]", rows), tokenizer, settings)
+    sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
+    if sentence:
+        voice().warning(sentence)
+    return prompts
+
+
+class _Bell(TrainerCallback):
+    """Rings where transformers has callbacks and no method to override."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._introduce()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._finish_step()

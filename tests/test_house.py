@@ -1,0 +1,128 @@
+"""The house stands: who may import whom, what is public, and how large things are."""
+
+import ast
+import importlib
+import inspect
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dunwu
+
+SOURCE = Path(dunwu.__file__).parent
+
+GROUND = {"records", "words", "voice"}
+LAW = {
+    # floor 1
+    "records": set(),
+    "words": set(),
+    "voice": set(),
+    "algorithm": set(),
+    "config": {"words"},
+    # floor 2
+    "prompts": {"records"},
+    "policy": {"records", "algorithm"},
+    "rollout": {"records", "algorithm"},
+    "checkpoint": {"records"},
+    "ledger": set(),
+    "engines": {"records"},
+    "rewards": {"records", "words"},
+    "tasks": {"records", "words", "rewards"},
+    "base": {"records", "tasks"},
+    "observe": {"records"},
+    # floor 3
+    "evaluation": {"records"},
+    "briefing": {"records", "algorithm", "config", "policy"},
+    "trainer": {"algorithm", "briefing", "checkpoint", "config", "engines", "ledger", "policy", "prompts", "rewards"}
+    | {"rollout"}
+    | GROUND,
+}
+"""Room to the rooms it may import. Floor 4 (recipe, runs, cli) may import all below it; see docs/decisions.md."""
+FLOOR_4 = {
+    "recipe": {*LAW, "base"},
+    "runs": {*LAW, "recipe"},
+    "cli": {*LAW, "recipe", "runs"},
+}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dunwu":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("dunwu.")}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} imports relatively"
+    return found
+
+
+def files_of(room: str) -> list[Path]:
+    folder = SOURCE / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [SOURCE / f"{room}.py"]
+
+
+@pytest.mark.parametrize("room", sorted({**LAW, **FLOOR_4}))
+def test_a_room_imports_only_what_the_law_allows(room: str) -> None:
+    allowed = {**LAW, **FLOOR_4}[room] | {room}
+    for path in files_of(room):
+        assert rooms_imported(path) <= allowed, f"{path.relative_to(SOURCE)} breaks the import law"
+
+
+def test_every_room_is_in_the_law() -> None:
+    rooms = {info.name for info in pkgutil.iter_modules([str(SOURCE)])}
+    assert rooms == {*LAW, *FLOOR_4}
+
+
+def modules() -> list[str]:
+    return sorted(
+        ".".join(("dunwu", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in SOURCE.rglob("*.py")
+    )
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_says_what_it_is_and_what_is_public(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for public in module.__all__:
+        assert hasattr(module, public), f"{name}.__all__ names {public}, which is not there"
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if isinstance(thing, type) or callable(thing):
+            assert getattr(thing, "__doc__", None), f"{name}.{public} has no docstring"
+
+
+def test_the_package_exports_exactly_its_public_names() -> None:
+    assert set(dir(dunwu)) == set(dunwu.__all__)
+    for name in dunwu.__all__:
+        assert getattr(dunwu, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'GRPOTrainerr'"):
+        _ = dunwu.GRPOTrainerr
+
+
+def test_importing_the_package_and_its_command_line_loads_neither_torch_nor_transformers() -> None:
+    """`dunwu --help` must answer in under half a second, and torch alone takes longer."""
+    code = (
+        "import sys, dunwu, dunwu.cli\n"
+        "try:\n    dunwu.cli.main(['train', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_function_and_no_file_outgrows_the_house() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 480, f"{path.name} has {len(text.splitlines())} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert lines <= 70, f"{path.name}: {node.name} has {lines} lines"
