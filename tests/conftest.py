@@ -57,7 +57,9 @@ class Tiny:
         inner.decoder = decoders.Fuse()
         if adds_bos or adds_eos:
             single = " ".join(["<bos>"] * adds_bos + ["$A"] + ["<eos>"] * adds_eos)
-            inner.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<bos>", 2), ("<eos>", 1)])
+            inner.post_processor = processors.TemplateProcessing(
+                single=single, special_tokens=[("<bos>", 2), ("<eos>", 1)]
+            )
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=inner,
             eos_token="<eos>",

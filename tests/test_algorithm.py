@@ -31,9 +31,7 @@ def step_loss(
     reference: Tensor | None = None,
     max_length: int = 4,
 ) -> Tensor:
-    result = algorithm.token_loss(
-        objective, logps, advantages, mask, old_logps_BC=old, reference_logps_BC=reference
-    )
+    result = algorithm.token_loss(objective, logps, advantages, mask, old_logps_BC=old, reference_logps_BC=reference)
     weights = algorithm.token_weights(mask, objective.aggregation)
     lengths = [int(row.sum()) for row in mask]
     return (result.loss_BC * weights).sum() / algorithm.denominator(lengths, objective.aggregation, max_length)
@@ -48,7 +46,9 @@ def one_token(rho: float, advantage: float, **choices: Any) -> tuple[float, floa
     logps = torch.tensor([[-1.0]], **F64, requires_grad=True)
     old = logps.detach() - math.log(rho)
     objective = Objective(**choices)
-    loss = algorithm.token_loss(objective, logps, torch.tensor([advantage], **F64), torch.ones(1, 1), old_logps_BC=old)
+    loss = algorithm.token_loss(
+        objective, logps, torch.tensor([advantage], **F64), torch.ones(1, 1), old_logps_BC=old
+    )
     loss.loss_BC.sum().backward()
     return float(loss.loss_BC.detach()), float(logps.grad)
 
@@ -162,7 +162,13 @@ def test_a_reward_of_none_gets_no_advantage_and_shifts_no_mean(tiny):
 
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "slope"),
-    [(1.5, -1.0, 1.5, 1.5), (0.5, -1.0, 0.8, 0.0), (1.5, 1.0, -1.2, 0.0), (0.5, 1.0, -0.5, -0.5), (1.0, 1.0, -1.0, -1.0)],
+    [
+        (1.5, -1.0, 1.5, 1.5),
+        (0.5, -1.0, 0.8, 0.0),
+        (1.5, 1.0, -1.2, 0.0),
+        (0.5, 1.0, -0.5, -0.5),
+        (1.0, 1.0, -1.0, -1.0),
+    ],
 )
 def test_the_clip_cuts_only_where_it_would_go_on_gaining(ratio, advantage, loss, slope):
     """Guards against a clip of both signs: a bad token that became likely must still be pushed down."""
@@ -313,7 +319,9 @@ def test_a_kl_in_the_reward_leaves_the_loss_alone():
     logps = torch.tensor([[-1.0]], **F64)
     reference = torch.tensor([[-3.0]], **F64)
     objective = Objective(beta=10.0, kl_in="reward")
-    found = algorithm.token_loss(objective, logps, torch.tensor([1.0]), torch.ones(1, 1), reference_logps_BC=reference)
+    found = algorithm.token_loss(
+        objective, logps, torch.tensor([1.0]), torch.ones(1, 1), reference_logps_BC=reference
+    )
     assert found.loss_BC.item() == -1.0
     assert found.kl_BC.item() == pytest.approx(math.exp(-2) + 2 - 1)
 

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import inspect
 import pkgutil
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def test_a_module_says_what_it_is_and_what_is_public(name: str) -> None:
         assert hasattr(module, public), f"{name}.__all__ names {public}, which is not there"
     for public in module.__all__:
         thing = getattr(module, public)
-        if isinstance(thing, type) or callable(thing):
+        if inspect.isclass(thing) or inspect.isfunction(thing):
             assert getattr(thing, "__doc__", None), f"{name}.{public} has no docstring"
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from dunwu.algorithm import Objective
 from dunwu.engines import GenerateEngine
 from dunwu.policy import Reference, forward_logps
 from dunwu.prompts import PromptOrder
 from dunwu.records import Completion, Sampling, Step
 from dunwu.rewards import RewardRunner
 from dunwu.rollout import collect, pack, with_advantages
-from dunwu.algorithm import Objective
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 PRESETS = ("grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "reinforce")
@@ -94,7 +94,9 @@ def test_any_cut_gives_the_same_metrics(tiny, make_trainer):
 def test_a_reward_of_the_prompt_alone_gives_advantages_of_exactly_zero(tiny, size, scale):
     """Catches wrong grouping: rewards of neighbouring prompts compared with each other."""
     values = {"a": 0.1 + 0.2, "bb": 1 / 3, "ccc": -7.7, "dddd": 1e6 + 0.1, "eeeee": 0.0}
-    scorer = RewardRunner([lambda prompts, **_: [values[p] for p in prompts], lambda prompts, **_: [len(p) / 10 for p in prompts]])
+    scorer = RewardRunner(
+        [lambda prompts, **_: [values[p] for p in prompts], lambda prompts, **_: [len(p) / 10 for p in prompts]]
+    )
     engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
     groups = collect(tiny.prompts(*values), engine, scorer, Sampling(n=size, max_new_tokens=6))
     found = with_advantages(groups, Objective(scale=scale))
@@ -279,7 +281,9 @@ def test_the_second_update_compares_with_the_policy_before_the_first(tiny, make_
     for batch in seen[2]:
         expected, _ = forward_logps(before.eval(), batch, 1.0)
         assert batch.old_logps_BC is not None
-        torch.testing.assert_close(batch.old_logps_BC * batch.mask_BC, expected.detach() * batch.mask_BC, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            batch.old_logps_BC * batch.mask_BC, expected.detach() * batch.mask_BC, atol=1e-5, rtol=0
+        )
 
 
 # -- 15, 16: the engine is the trainer -----------------------------------------------------------------------------
@@ -378,7 +382,9 @@ def with_adapter(tiny, seed=1):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    model = get_peft_model(two_ended(tiny), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        two_ended(tiny), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -386,6 +392,7 @@ def with_adapter(tiny, seed=1):
     return model
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 on transformers 5.23
 def test_with_an_adapter_the_engine_speaks_with_it_and_the_reference_without(tiny):
     """The reference of an adapter is the base model itself: no copy, and never the adapted one."""
     model = with_adapter(tiny).train()
@@ -583,8 +590,3 @@ def test_rollouts_without_advantage_are_kept_where_a_kl_in_the_loss_needs_them(t
     trainer = make_trainer(two_ended(tiny), lambda completions, **_: [1.0] * len(completions), beta=0.1)
     tiny.backward(trainer)
     assert sum(len(batch.ids_BT) for batch in trainer._pending.batches) == 24
-    trainer = make_trainer(
-        two_ended(tiny), lambda completions, **_: [1.0] * len(completions), beta=0.1, kl_in="reward"
-    )
-    tiny.backward(trainer)
-    assert all(r.reward != 1.0 or r.advantage == 0 for g in trainer._pending.groups for r in g.rollouts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "forward_logps",
     "load_policy",
     "load_tokenizer",
+    "no_bars",
     "on_best_device",
     "room_for_prompts",
     "tokenizer_of",
@@ -46,7 +48,8 @@ def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
     if _is_missing_folder(name_or_path):
         raise ValueError(f"there is no folder {name_or_path!r}; give the folder of a saved model, or a hub name")
     try:
-        return AutoModelForCausalLM.from_pretrained(name_or_path, **init_kwargs)
+        with no_bars() if Path(name_or_path).is_dir() else contextlib.nullcontext():
+            return AutoModelForCausalLM.from_pretrained(name_or_path, **init_kwargs)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -109,6 +112,21 @@ def disable_dropout(model: nn.Module) -> None:
             module.p = 0.0
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """Without bars, for files that lie on this machine; a download wants its own."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def on_best_device(model: Any) -> Any:
@@ -220,7 +238,7 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Any:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

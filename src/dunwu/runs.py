@@ -61,12 +61,14 @@ class Session:
         self.config = make_config(recipe, disable_tqdm=True)
         self.folder = Path(str(self.config.output_dir))
         self.task: Task = make_task(recipe)
-        self.history = History(self.folder / "metrics.jsonl")
         self.trainer: GRPOTrainer = make_trainer(recipe, self.task, self.config)
+        self.checkpoint = self._checkpoint()
+        done = int(self.checkpoint.rpartition("-")[2]) if self.checkpoint is not None else 0
+        self.history = History(self.folder / "metrics.jsonl", after=done)
         self.trainer.observers += [
             Console(self.trainer.planned_steps(), every=log_every),
             self.history,
-            RolloutLog(self.folder / "rollouts.jsonl"),
+            RolloutLog(self.folder / "rollouts.jsonl", after=done),
         ]
         # The console prints the figures; transformers' own printout would say them twice.
         self.trainer.remove_default_printers()
@@ -74,10 +76,9 @@ class Session:
 
     def run(self) -> Outcome:
         """Evaluate, train, save, evaluate, and write everything down."""
-        resume = self._checkpoint()
         before = self.evaluate("before training")
         began = time.monotonic()
-        self.trainer.train(resume_from_checkpoint=resume)
+        self.trainer.train(resume_from_checkpoint=self.checkpoint)
         seconds = time.monotonic() - began
         self.trainer.save_model()
         after = self.evaluate("after training")
@@ -149,7 +150,7 @@ def figures(evaluation: Evaluation, tokenizer: Any) -> dict[str, float]:
     """What `summary.json` says of one evaluation; shares between 0 and 1.
 
     `greedy` and `sampled` are strict accuracy; `format`, the share in the demanded format, and `thought_tokens`, the
-    mean length of the thought, are those of the sampled answers. Where the thoughts hold calculations, how true they are.
+    mean length of the thought, are those of the sampled answers. Where thoughts hold calculations: how true they are.
     """
     answers = [answer for group in evaluation.sampled for answer in group]
     named = evaluation.figures()

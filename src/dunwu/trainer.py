@@ -43,6 +43,7 @@ from dunwu.policy import (
     as_policy,
     disable_dropout,
     forward_logps,
+    no_bars,
     room_for_prompts,
     tokenizer_of,
     trainable_parameters,
@@ -281,12 +282,12 @@ class GRPOTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Model and tokenizer into a folder: whole, or nothing of it."""
         folder = Path(str(output_dir or self.args.output_dir))
-        with whole_or_nothing(folder, self._bytes(with_optimizer=False)):
+        with no_bars(), whole_or_nothing(folder, self._bytes(with_optimizer=False)):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with whole_or_nothing(folder, self._bytes(with_optimizer=not self.args.save_only_model)):
+        with no_bars(), whole_or_nothing(folder, self._bytes(with_optimizer=not self.args.save_only_model)):
             super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

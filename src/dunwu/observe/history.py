@@ -9,6 +9,7 @@ import json
 import time
 from pathlib import Path
 
+from dunwu.observe.lines import LineFile
 from dunwu.records import Step
 
 __all__ = ["History"]
@@ -18,24 +19,22 @@ class History:
     """Keeps every step's metrics with the seconds since the run began.
 
     Args:
-        path: file to append to, made along with its folder; None keeps them in memory only.
+        path: the file; None keeps them in memory only.
+        after: a run that goes on after this step keeps what the file has up to it; 0 starts the file anew.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self.steps: list[dict[str, float]] = []
-        self._began = time.monotonic()
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None = None, *, after: int = 0) -> None:
+        self._file = LineFile(path, after=after) if path is not None else None
+        self.steps: list[dict[str, float]] = self._file.kept() if self._file is not None else []
+        self._began = time.monotonic() - (self.steps[-1]["seconds"] if self.steps else 0.0)
 
     def on_step(self, step: Step) -> None:
         """Note the step."""
         seconds = time.monotonic() - self._began
         entry = {"step": float(step.index), "seconds": seconds, **step.metrics}
         self.steps.append(entry)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(entry) + "\n")
+        if self._file is not None:
+            self._file.write([json.dumps(entry)])
 
     def column(self, name: str) -> list[float]:
         """One metric over the steps that have it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dunwu.observe.lines import LineFile
 from dunwu.records import Step
 
 __all__ = ["RolloutLog"]
@@ -17,28 +18,31 @@ class RolloutLog:
     """Appends every rollout of every step to a file.
 
     Args:
-        path: the file, made along with its folder.
+        path: the file, made along with its folder at the first step.
+        after: a run that goes on after this step keeps what the file has up to it; 0 starts the file anew.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, after: int = 0) -> None:
+        self._file = LineFile(path, after=after)
 
     def on_step(self, step: Step) -> None:
         """Write the step's rollouts."""
-        with self.path.open("a", encoding="utf-8") as out:
-            for group in step.groups:
-                for index, rollout in enumerate(group.rollouts):
-                    line = {
-                        "step": step.index,
-                        "row": group.prompt.key,
-                        "sample": index,
-                        "prompt": group.prompt.text,
-                        "completion": rollout.completion.text,
-                        "tokens": len(rollout.completion.ids),
-                        "finish": rollout.completion.finish,
-                        "reward": rollout.reward,
-                        "scores": dict(rollout.scores),
-                        "advantage": rollout.advantage,
-                    }
-                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(
+            json.dumps(
+                {
+                    "step": step.index,
+                    "row": group.prompt.key,
+                    "sample": index,
+                    "prompt": group.prompt.text,
+                    "completion": rollout.completion.text,
+                    "tokens": len(rollout.completion.ids),
+                    "finish": rollout.completion.finish,
+                    "reward": rollout.reward,
+                    "scores": dict(rollout.scores),
+                    "advantage": rollout.advantage,
+                },
+                ensure_ascii=False,
+            )
+            for group in step.groups
+            for index, rollout in enumerate(group.rollouts)
+        )

@@ -9,7 +9,6 @@ What it is: the registry (`get_task`) and the proof (`validate`). What it is not
 from __future__ import annotations
 
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from dunwu.records import Task
@@ -18,6 +17,7 @@ from dunwu.tasks.gsm8k import SYSTEM_PROMPT, XML_COT_FORMAT, Gsm8k
 from dunwu.tasks.own import Own
 from dunwu.tasks.tldr import Tldr
 from dunwu.tasks.validation import Failure, Validation, validate
+from dunwu.words import nearest
 
 __all__ = [
     "SYSTEM_PROMPT",
@@ -49,19 +49,14 @@ def get_task(name: str, **options: Any) -> Task:
         ValueError: for an unknown name or option, naming the nearest known one, or a missing one.
     """
     if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}{_nearest(name, sorted(TASKS))}")
+        raise ValueError(f"there is no task {name!r}{nearest(name, TASKS)}")
     kind = TASKS[name]
     known = [option.name for option in fields(kind)]
     for option in options:
         if option not in known:
-            raise ValueError(f"task {name!r} has no option {option!r}{_nearest(option, known)}")
+            raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, known)}")
     if kind is Own and "source" not in options:
         raise ValueError(
             "task 'own' needs the option source: a .jsonl, .json, .csv or .parquet file, a folder or a name"
         )
     return kind(**options)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

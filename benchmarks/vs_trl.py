@@ -1,0 +1,240 @@
+"""Dunwu beside TRL 1.16 on the quickstart: seconds a step, and accuracy at equal wall time.
+
+    python benchmarks/vs_trl.py                       # everything: about 25 minutes
+    python benchmarks/vs_trl.py --seconds 60 --seeds 1
+
+What it is: both trainers on the same model, rows, rewards, batch, learning rate, sampling and number of threads, in
+fresh processes that take turns (A B A B …), because shared machines drift. TRL lives in an environment of its own,
+`.venv-trl`, made by this script. Both are judged by the same evaluation on the held-out split.
+What it is not: tuned for either side; the settings are the quickstart recipe's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / ".venv-trl"
+RESULTS = ROOT / "benchmarks" / "results"
+TRL = "trl==1.16.0"
+WARM = 2
+"""Steps left out of the pace: the first ones load and warm caches."""
+
+
+def main() -> None:
+    """Run both sides in turn and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=180.0, help="wall time of training a side and seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rows", type=int, default=500, help="held-out puzzles")
+    parser.add_argument("--side", choices=("dunwu", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "vs_trl", help="where the trained models go")
+    args = parser.parse_args()
+    if args.side is not None:
+        print(json.dumps(work(args)))
+        return
+    python = make_environment()
+    runs: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        for side in ("dunwu", "trl"):
+            runs.append(in_own_process(python, args, side, seed))
+            print(one_line(runs[-1]), flush=True)
+    report(runs, args)
+
+
+def make_environment() -> Path:
+    """The interpreter of an environment with TRL, Dunwu and the pinned torch."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not (ENVIRONMENT / ".ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+        subprocess.run([*pip, "torch"], check=True)
+        subprocess.run([*pip, TRL, "-e", str(ROOT)], check=True)
+        (ENVIRONMENT / ".ready").touch()
+    return python
+
+
+def in_own_process(python: Path, args: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
+    """One side's training and evaluation in a fresh process."""
+    command = [str(python), __file__, "--side", side, "--seed", str(seed), "--seconds", str(args.seconds)]
+    command += ["--rows", str(args.rows), "--threads", str(args.threads), "--out", str(args.out)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Train one side for `--seconds`, then judge it."""
+    import torch
+    from transformers import TrainerCallback
+
+    from dunwu.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+
+    torch.set_num_threads(args.threads)
+    recipe = load_recipe("quickstart")
+    task = make_task(recipe)
+    rows = prompt_rows(task, task.rows("train"))
+    tokenizer = make_tokenizer(recipe.model)
+    folder = args.out / f"{args.side}-{args.seed}"
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        """Notes when each step ends, and stops at the limit."""
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.monotonic()
+
+        def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            self.times.append(time.monotonic() - self.began)
+            control.should_training_stop = self.times[-1] >= args.seconds
+
+    clock = Clock()
+    make = dunwu_trainer if args.side == "dunwu" else trl_trainer
+    trainer = make(recipe, task, rows, tokenizer, clock, folder, args)
+    trainer.train()
+    times = [0.0, *clock.times]
+    paces = [b - a for a, b in itertools.pairwise(times)][WARM:]
+    logged = [entry for entry in trainer.state.log_history if "completions/mean_length" in entry]
+    return {
+        "side": args.side,
+        "seed": args.seed,
+        "steps": len(clock.times),
+        "seconds_per_step": statistics.median(paces),
+        "mean_tokens": statistics.fmean(entry["completions/mean_length"] for entry in logged),
+        # The two sides' answers grow at different speeds; early steps have answers of the same length.
+        "early_seconds_per_step": statistics.median(paces[:10]),
+        "early_tokens": statistics.fmean(entry["completions/mean_length"] for entry in logged[WARM : WARM + 10]),
+        "time_rollout": statistics.fmean(e["time/rollout"] for e in logged) if args.side == "dunwu" else None,
+        **judge(trainer.model, tokenizer, task, recipe, args.rows),
+    }
+
+
+def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dict[str, float]:
+    """Greedy and sampled accuracy on the held-out split: the same code for both sides."""
+    from dunwu.engines import GenerateEngine
+    from dunwu.evaluation import evaluate
+    from dunwu.prompts import build_prompts
+    from dunwu.recipe import prompt_rows
+
+    prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
+    limit = recipe.train["max_completion_length"]
+    figures = evaluate(GenerateEngine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
+    return {"greedy": figures["greedy_strict"], "sampled": figures["sampled_strict"]}
+
+
+def dunwu_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, folder: Path, args: Any) -> Any:
+    """Ours, as the recipe says, with a constant learning rate: both sides are stopped by the clock."""
+    from dunwu import GRPOTrainer
+    from dunwu.policy import load_policy
+    from dunwu.recipe import make_config, model_source
+
+    more = {"output_dir": str(folder), "seed": args.seed, "lr_scheduler_type": "constant_with_warmup"}
+    config = make_config(recipe, **more, max_steps=100_000, disable_tqdm=True)
+    return GRPOTrainer(
+        load_policy(model_source(recipe.model)),
+        list(task.rewards),
+        config,
+        rows,
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+
+
+def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, folder: Path, args: Any) -> Any:
+    """TRL's, with the same numbers under its names; what would slow it here for nothing is off."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from dunwu.policy import load_policy
+    from dunwu.recipe import model_source
+
+    train = {k: v for k, v in recipe.train.items() if k not in ("prompts_per_step", "save_strategy", "output_dir")}
+    batch = recipe.train["prompts_per_step"] * recipe.train["num_generations"]
+    config = GRPOConfig(
+        **{name: value for name, value in train.items() if name not in OURS_ONLY},
+        **{"output_dir": str(folder), "lr_scheduler_type": "constant_with_warmup", "max_steps": 100_000},
+        per_device_train_batch_size=batch // 4,
+        gradient_accumulation_steps=4,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+    config.seed = args.seed
+    return GRPOTrainer(
+        load_policy(model_source(recipe.model)),
+        list(task.rewards),
+        config,
+        Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+
+
+OURS_ONLY = {"max_steps", "lr_scheduler_type", "seed", "tokens_per_micro_batch", "max_prompt_length", "long_prompts"}
+
+
+def one_line(run: dict[str, Any]) -> str:
+    """A run in a line."""
+    return (
+        f"{run['side']:6} seed {run['seed']}: {run['steps']:4} steps, {run['seconds_per_step']:.2f} s/step "
+        f"(early: {run['early_seconds_per_step']:.2f} s at {run['early_tokens']:.0f} tokens), "
+        f"greedy {run['greedy']:.1%}, sampled {run['sampled']:.1%}"
+    )
+
+
+def report(runs: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """The table, on the screen and in `benchmarks/results/`."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    ours, theirs = ([run for run in runs if run["side"] == side] for side in ("dunwu", "trl"))
+    ratio = [t["early_seconds_per_step"] / o["early_seconds_per_step"] for o, t in zip(ours, theirs, strict=True)]
+    lines = [
+        "# Dunwu beside TRL 1.16 on the quickstart",
+        "",
+        f"`python benchmarks/vs_trl.py --seconds {args.seconds:g} --seeds {args.seeds} --threads {args.threads}`, "
+        f"commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        "Wall time of training alone; both judged by the same evaluation; the sides take turns.",
+        "",
+        "| seed | side | steps | s/step, early | tokens, early | s/step, all | greedy | sampled |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['seed']} | {r['side']} | {r['steps']} | {r['early_seconds_per_step']:.2f} | {r['early_tokens']:.0f} "
+        f"| {r['seconds_per_step']:.2f} | {r['greedy']:.1%} | {r['sampled']:.1%} |"
+        for r in runs
+    ]
+    lines += ["", f"TRL's seconds a step over ours, early steps: median {statistics.median(ratio):.2f}."]
+    shares = [o["time_rollout"] / o["seconds_per_step"] for o in ours]
+    lines.append(
+        f"Of our step, rollouts take {statistics.median(shares):.0%}; the rest is forward, backward, optimizer."
+    )
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "vs_trl.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "vs_trl.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
