@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ TEXTS = ("a", "what is 2+2", "hello there", "ab", "1", "the end")
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "gpt2", "qwen3"])
 def test_greedy_completions_are_those_of_generate_token_for_token(tiny, family):
-    """Prompts of different lengths in one batch, two ways of ending: positions, cache and end are all right or none."""
+    """Prompts of different lengths in one batch, two ways of ending: positions, cache and end must all be right."""
     engine = engine_of(tiny, family, ends=ENDS)
     prompts = tiny.prompts(*TEXTS)
     completions = engine.generate(prompts, Sampling(n=1, max_new_tokens=12, temperature=0.0))
@@ -178,7 +179,7 @@ def test_rows_that_finish_and_leave_the_batch_change_no_other_row(tiny, family):
     never = engine_of(tiny, family, ends=1).generate(prompts, sampling)
     lengths = {len(c.ids) for group in early for c in group}
     assert len(lengths) > 6, "rows must finish at different times, or nothing is tested"
-    for short, long in zip(sum(early, []), sum(never, []), strict=True):
+    for short, long in zip(chain(*early), chain(*never), strict=True):
         assert short.ids == long.ids[: len(short.ids)]
         assert short.logps == pytest.approx(long.logps[: len(short.logps)], abs=1e-5)
 

@@ -1,9 +1,9 @@
 """TRL 1.16 as an outside oracle: on one batch of rollouts, its loss and gradient are ours.
 
-What is compared is TRL's own `GRPOTrainer.compute_loss` on a real trainer. Where ours differs by design, the test says
-so and compares the case that means the same: TRL's bnpo divides by the tokens of a micro-batch (ours by the step's),
-its grpo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL correction
-takes the sequence's ratio where the surrogate does (ours always the token's).
+What is compared is TRL's own `GRPOTrainer.compute_loss` on a real trainer. Where ours differs by design, the test
+says so and compares the case that means the same: TRL's bnpo divides by the tokens of a micro-batch (ours by the
+step's), its grpo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL
+correction takes the sequence's ratio where the surrogate does (ours always the token's).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -250,7 +251,7 @@ REWARDS = [[1.0, 0.0, 0.0, 0.0, 1.0, 0.25], [3.0, -1.0, 0.5, 0.5, 0.5, 2.0]]
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_of_the_same_rewards_are_those_of_trl(scene, their_trainer, scale, holes):
     """Through TRL's whole rollout, with a reward function that returns these numbers (None where nothing applies)."""
-    flat = [None if i in holes else r for i, r in enumerate(sum(REWARDS, []))]
+    flat = [None if i in holes else r for i, r in enumerate(chain(*REWARDS))]
     trainer = their_trainer(scale_rewards=scale)
     trainer.reward_funcs = [lambda completions, **_: flat]
     torch.manual_seed(0)

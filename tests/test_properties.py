@@ -1,4 +1,4 @@
-"""Properties that must hold whatever the numbers are: numerics.md, 9 to 21. Random models of a few thousand weights."""
+"""Properties that must hold whatever the numbers are: numerics.md, 9 to 21, on small random models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from dunwu import algorithm
 from dunwu.algorithm import Objective
 from dunwu.engines import GenerateEngine
 from dunwu.policy import Reference, forward_logps
 from dunwu.prompts import PromptOrder
 from dunwu.records import Completion, Sampling, Step
 from dunwu.rewards import RewardRunner
-from dunwu.rollout import collect, pack, with_advantages
+from dunwu.rollout import collect, counted_lengths, pack, with_advantages
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 PRESETS = ("grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "reinforce")
@@ -84,6 +85,41 @@ def test_any_cut_gives_the_same_metrics(tiny, make_trainer):
         found.append({k: v for k, v in trainer._ledger.latest().items() if "time" not in k})
     assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
     assert found[0]["entropy"] > 0.5
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_batch(tiny, make_trainer, name):
+    """Versions of transformers differ in what they divide a loss by: the optimizer must see the same on all of them."""
+    seen = {}
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model, **_):
+            seen["gradients"], seen["pending"] = tiny.gradients(model), trainer._pending
+
+    trainer = make_trainer(
+        two_ended(tiny).double(),
+        loss_type=name,
+        beta=0.1,
+        max_steps=1,
+        max_grad_norm=0.0,
+        tokens_per_micro_batch=40,
+        extras={"callbacks": [Look()]},
+    )
+    trainer.train()
+    pending, model = seen["pending"], two_ended(tiny).double()
+    assert len(pending.batches) > 2
+    aggregation = trainer.objective.aggregation
+    (batch,) = pack(pending.groups, aggregation=aggregation, tokens=100_000)
+    with torch.no_grad():
+        reference, _ = forward_logps(model, batch, 1.0)
+    logps, _ = forward_logps(model, batch, 1.0)
+    result = algorithm.token_loss(
+        trainer.objective, logps, batch.advantages_B, batch.mask_BC, reference_logps_BC=reference
+    )
+    lengths = [len(r.completion.ids) for g in pending.groups for r in g.rollouts]
+    denominator = {"sequence": 8, "token": sum(lengths), "constant": 8 * 8}[aggregation]
+    ((result.loss_BC * batch.weights_BC).sum() / denominator).backward()
+    assert tiny.far(seen["gradients"], tiny.gradients(model)) < 1e-12
 
 
 # -- 11: a reward that is a function of the prompt teaches nothing -------------------------------------------------
@@ -517,9 +553,6 @@ def test_training_takes_every_prompt_once_an_epoch_in_a_new_order(tiny, make_tra
 @pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
 def test_a_masked_truncated_completion_is_as_if_it_had_not_been_sampled(tiny, aggregation):
     """Counted in the denominator, or weighted 0/0, it would change what the others teach."""
-    from dunwu import algorithm
-    from dunwu.rollout import counted_lengths
-
     model = tiny.model().double()
     prompt = tiny.prompts("abc")[0]
     whole, cut = said(30, 31, 1), said(32, 33, 34, 35, finish="length")

@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
 def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
     """A causal language model, in float32 unless a dtype is asked for.
 
@@ -84,13 +87,18 @@ def load_tokenizer(name_or_path: str, **options: Any) -> Any:
 
     if _is_missing_folder(name_or_path):
         raise ValueError(f"there is no folder {name_or_path!r}; give the folder of a saved model, or a hub name")
+    missing = (
+        f"no tokenizer was found beside the model in {name_or_path!r}; save one there "
+        "(tokenizer.save_pretrained), or pass processing_class"
+    )
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        # transformers would make an empty tokenizer of the model's family here, one that knows no token.
+        raise ValueError(missing)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"no tokenizer was found beside the model in {name_or_path!r}; save one there "
-            "(tokenizer.save_pretrained), or pass processing_class"
-        ) from error
+        raise ValueError(missing) from error
 
 
 def tokenizer_of(model: Any) -> Any:

@@ -269,7 +269,9 @@ def parse_value(text: str) -> Any:
 
 
 def _as_kind(name: str, value: Any, kind: str) -> Any:
-    """YAML reads 5e-6 as text (it wants 5.0e-6): numbers given as text become numbers, and nothing else changes."""
+    """Undo what YAML does to two habits: 5e-6 is text to it (it wants 5.0e-6), and `no` is false."""
+    if value is False and name.endswith("_strategy"):
+        return "no"
     numeric = "float" in kind or "int" in kind
     if isinstance(value, str) and numeric and "str" not in kind:
         try:
