@@ -36,7 +36,19 @@ LAW = {
     # floor 3
     "evaluation": {"records"},
     "briefing": {"records", "algorithm", "config", "policy"},
-    "trainer": {"algorithm", "briefing", "checkpoint", "config", "engines", "ledger", "policy", "prompts", "rewards"}
+    "collector": {"records", "algorithm", "checkpoint", "config", "policy", "rollout"},
+    "trainer": {
+        "algorithm",
+        "briefing",
+        "checkpoint",
+        "collector",
+        "config",
+        "engines",
+        "ledger",
+        "policy",
+        "prompts",
+        "rewards",
+    }
     | {"rollout"}
     | GROUND,
 }
@@ -74,7 +86,7 @@ def test_a_room_imports_only_what_the_law_allows(room: str) -> None:
 
 
 def test_every_room_is_in_the_law() -> None:
-    rooms = {info.name for info in pkgutil.iter_modules([str(SOURCE)])}
+    rooms = {info.name for info in pkgutil.iter_modules([str(SOURCE)])} - {"__main__"}
     assert rooms == {*LAW, *FLOOR_4}
 
 
@@ -120,7 +132,7 @@ def test_importing_the_package_and_its_command_line_loads_neither_torch_nor_tran
 def test_no_function_and_no_file_outgrows_the_house() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 480, f"{path.name} has {len(text.splitlines())} lines"
+        assert len(text.splitlines()) <= 400, f"{path.name} has {len(text.splitlines())} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -89,7 +89,7 @@ def test_any_cut_gives_the_same_metrics(tiny, make_trainer):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_batch(tiny, make_trainer, name):
-    """Versions of transformers differ in what they divide a loss by: the optimizer must see the same on all of them."""
+    """Versions of transformers differ in what they divide a loss by: the optimizer must see the same on all."""
     seen = {}
 
     class Look(TrainerCallback):

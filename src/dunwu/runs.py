@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from transformers import PrinterCallback, ProgressCallback
 
 from dunwu.base.thoughts import summarise
 from dunwu.evaluation import Answer, Evaluation, evaluate
@@ -71,7 +72,8 @@ class Session:
             RolloutLog(self.folder / "rollouts.jsonl", after=done),
         ]
         # The console prints the figures; transformers' own printout would say them twice.
-        self.trainer.remove_default_printers()
+        for printer in (PrinterCallback, ProgressCallback):
+            self.trainer.remove_callback(printer)
         self.held_out = self._held_out()
 
     def run(self) -> Outcome:

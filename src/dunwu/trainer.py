@@ -35,6 +35,7 @@ from dunwu.checkpoint import (
     save_pending,
     whole_or_nothing,
 )
+from dunwu.collector import Collector
 from dunwu.config import GRPOConfig
 from dunwu.engines import GenerateEngine
 from dunwu.ledger import Ledger
@@ -49,18 +50,9 @@ from dunwu.policy import (
     trainable_parameters,
 )
 from dunwu.prompts import PromptOrder, PromptSettings, build_prompts, describe_prompt
-from dunwu.records import Batch, Engine, Group, Observer, Prompt, Row, Sampling, Step
+from dunwu.records import Batch, Engine, Observer, Prompt, RewardFunction, Row, Step
 from dunwu.rewards import RewardRunner, reward_functions
-from dunwu.rollout import (
-    collect,
-    counted_lengths,
-    kl_penalties,
-    pack,
-    rollout_facts,
-    rollout_metrics,
-    with_advantages,
-    with_penalties,
-)
+from dunwu.rollout import rollout_metrics
 from dunwu.voice import voice
 
 __all__ = ["GRPOTrainer"]
@@ -118,12 +110,7 @@ class GRPOTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(policy)
         self.objective: Objective = Objective(**args.objective_choices())
-        self.scorer = RewardRunner(
-            reward_functions(reward_funcs, reward_processing_classes),
-            weights=args.reward_weights,
-            timeout=args.reward_timeout,
-            on_error=cast(Any, args.on_reward_error),
-        )
+        self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
         self.prompts = _prompts(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
         self.observers = list(observers)
         self._pending: Pending | None = None
@@ -140,10 +127,24 @@ class GRPOTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True
+        self.engine: Engine = engine if engine is not None else self._own_engine()
+        self._collector = self._wired()
+
+    def _own_engine(self) -> GenerateEngine:
+        autocast = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        return GenerateEngine(self.model, self.processing_class, autocast=autocast)
+
+    def _wired(self) -> Collector:
         if self.reference is not None and self.reference.copy is not None:
-            self.reference.copy.to(args.device)
-        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        self.engine: Engine = engine if engine is not None else GenerateEngine(policy, tokenizer, autocast=autocast)
+            self.reference.copy.to(self.args.device)
+        return Collector(
+            args=self.args,
+            objective=self.objective,
+            engine=self.engine,
+            scorer=self.scorer,
+            reference=self.reference,
+            precision=self.compute_loss_context_manager,
+        )
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class GRPOTrainer(Trainer):
         if prompts is None:
             return [], None
         if self._pending is None or self._pending.updates_left == 0:
-            self._pending = self._roll_out(prompts)
+            self._pending = self._collector.step(prompts, self.model, self.state.global_step)
         self._pending.updates_left -= 1
         return [self._pending.batches], self._pending.denominator
 
@@ -240,10 +241,7 @@ class GRPOTrainer(Trainer):
         if chosen is None:
             raise ValueError("evaluate needs an eval_dataset; give one to GRPOTrainer or to evaluate")
         prompts = _prompts(cast(Any, chosen), self.model, self.processing_class, self.args)
-        # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
-        sampling = self._sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
-        groups = collect(self._share(prompts), self.engine, self.scorer, sampling)
-        facts = self._gathered(rollout_facts(groups))
+        facts = self._collector.held_out(prompts)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in rollout_metrics(facts).items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -269,13 +267,6 @@ class GRPOTrainer(Trainer):
         if self.args.max_steps > 0:
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * len(self._order()))
-
-    def remove_default_printers(self) -> None:
-        """No progress bar and no printed dicts: for a run whose observers say it better."""
-        from transformers import PrinterCallback, ProgressCallback
-
-        for printer in (PrinterCallback, ProgressCallback):
-            self.remove_callback(printer)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -311,61 +302,6 @@ class GRPOTrainer(Trainer):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def _roll_out(self, prompts: Sequence[Prompt]) -> Pending:
-        """Prompts of one step to batches: collect, compare, pack; this rank's share of them."""
-        args, objective = self.args, self.objective
-        began = time.perf_counter()
-        self.engine.load(self.model)
-        groups = collect(self._share(prompts), self.engine, self.scorer, self._sampling(step=self.state.global_step))
-        rollout_time = time.perf_counter() - began
-        if objective.beta and objective.kl_in == "reward":
-            groups = self._penalised(groups)
-        groups = with_advantages(groups, objective, others=self._others(groups))
-        batches = pack(
-            groups,
-            aggregation=objective.aggregation,
-            tokens=args.tokens_per_micro_batch,
-            mask_truncated=args.mask_truncated_completions,
-            skip_zero_advantage=objective.zero_advantage_is_free,
-        )
-        if objective.beta:
-            batches = [self._with_reference(batch) for batch in batches]
-        lengths = self._gathered(counted_lengths(groups, mask_truncated=args.mask_truncated_completions))
-        facts = self._gathered(rollout_facts(groups))
-        return Pending(
-            groups=groups,
-            batches=batches,
-            denominator=algorithm.denominator(lengths, objective.aggregation, args.max_completion_length),
-            updates_left=args.num_iterations,
-            metrics={**rollout_metrics(facts), "time/rollout": rollout_time},
-        )
-
-    def _penalised(self, groups: list[Group]) -> list[Group]:
-        everything = pack(groups, aggregation="token", tokens=self.args.tokens_per_micro_batch)
-        batches = [self._with_reference(batch) for batch in everything]
-        penalties = kl_penalties(batches, self.objective.kl_estimator)
-        return with_penalties(groups, [self.objective.beta * penalty for penalty in penalties])
-
-    def _with_reference(self, batch: Batch) -> Batch:
-        assert self.reference is not None
-        with self.compute_loss_context_manager():
-            logps = self.reference.logps(batch.to(self.args.device), self.args.temperature)
-        return replace(batch, reference_logps_BC=logps.to(batch.ids_BT.device))
-
-    def _sampling(self, *, step: int, n: int | None = None) -> Sampling:
-        args = self.args
-        return Sampling(
-            n=n or args.num_generations,
-            max_new_tokens=args.max_completion_length,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p or 0.0,
-            repetition_penalty=args.repetition_penalty,
-            seed=args.seed,
-            step=step,
-        )
-
     def _finite_norm(self, model: nn.Module, loss: Tensor) -> float:
         """Norm of the gradient before clipping; refuses the step where it or the loss is not a number."""
         assert self._pending is not None
@@ -381,26 +317,6 @@ class GRPOTrainer(Trainer):
             f"those of step {step - 1}; the rollouts and batches are in {where}. Lower learning_rate, or look there "
             "for a log-probability that is not a number"
         )
-
-    # -- ranks and order -----------------------------------------------------------------------------------------
-
-    def _share(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-        """This rank's prompts: groups stay whole."""
-        return prompts[self.args.process_index :: self.args.world_size]
-
-    def _others(self, groups: list[Group]) -> list[Group]:
-        if self.args.world_size == 1 or self.objective.scale != "batch":
-            return []
-        keys = {group.prompt.key for group in groups}
-        return [group for group in self._gathered(groups) if group.prompt.key not in keys]
-
-    def _gathered(self, items: list[Any]) -> list[Any]:
-        """The items of all ranks, in rank order."""
-        if self.args.world_size == 1:
-            return items
-        from accelerate.utils import gather_object
-
-        return cast("list[Any]", gather_object(items))
 
     def _order(self) -> PromptOrder:
         args = self.args
@@ -439,6 +355,15 @@ class GRPOTrainer(Trainer):
         ):
             say(sentence)
         say("the first prompt, as the model sees it:\n" + describe_prompt(self.prompts[0], self.processing_class))
+
+
+def _runner(functions: list[RewardFunction], args: GRPOConfig) -> RewardRunner:
+    return RewardRunner(
+        functions,
+        weights=args.reward_weights,
+        timeout=args.reward_timeout,
+        on_error=cast(Any, args.on_reward_error),
+    )
 
 
 def _prompts(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:

@@ -1,0 +1,136 @@
+"""A step's prompts become what the trainer learns from: sampled, scored, compared, packed; on every rank its share.
+
+What it is: the order in which `rollout`'s functions are called with a run's settings, and what ranks tell each other.
+What it is not: the loop, the loss, or an engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from dunwu.algorithm import Objective, denominator
+from dunwu.checkpoint import Pending
+from dunwu.config import GRPOConfig
+from dunwu.policy import Reference
+from dunwu.records import Batch, Engine, Group, Prompt, Sampling
+from dunwu.rollout import (
+    RolloutFacts,
+    Scorer,
+    collect,
+    counted_lengths,
+    kl_penalties,
+    pack,
+    rollout_facts,
+    rollout_metrics,
+    with_advantages,
+    with_penalties,
+)
+
+__all__ = ["Collector"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collector:
+    """Everything a step needs besides its prompts.
+
+    Example: `Collector(args=args, objective=objective, engine=engine, scorer=runner, reference=None, precision=ctx)`
+    """
+
+    args: GRPOConfig
+    """The run's options."""
+    objective: Objective
+    """The algorithm."""
+    engine: Engine
+    """Makes completions."""
+    scorer: Scorer
+    """Scores them."""
+    reference: Reference | None
+    """The reference model; None without a KL term."""
+    precision: Callable[[], AbstractContextManager[Any]]
+    """The trainer's autocast: the reference must compute as the policy does."""
+
+    def step(self, prompts: Sequence[Prompt], model: Any, index: int) -> Pending:
+        """Sample and pack step `index` from the weights of `model`; this rank's share of the prompts."""
+        began = time.perf_counter()
+        self.engine.load(model)
+        groups = self._sampled(prompts, self.sampling(step=index))
+        rollout_time = time.perf_counter() - began
+        if self.objective.beta and self.objective.kl_in == "reward":
+            groups = self._penalised(groups)
+        groups = with_advantages(groups, self.objective, others=self._others(groups))
+        masked = self.args.mask_truncated_completions
+        lengths = self.gathered(counted_lengths(groups, mask_truncated=masked))
+        return Pending(
+            groups=groups,
+            batches=self._packed(groups),
+            denominator=denominator(lengths, self.objective.aggregation, self.args.max_completion_length),
+            updates_left=self.args.num_iterations,
+            metrics={**rollout_metrics(self.gathered(rollout_facts(groups))), "time/rollout": rollout_time},
+        )
+
+    def held_out(self, prompts: Sequence[Prompt]) -> list[RolloutFacts]:
+        """Facts of rollouts for an evaluation, from all ranks."""
+        # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
+        sampling = self.sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
+        return self.gathered(rollout_facts(self._sampled(prompts, sampling)))
+
+    def sampling(self, *, step: int, n: int | None = None) -> Sampling:
+        """How the run samples at a step."""
+        args = self.args
+        return Sampling(
+            n=n or args.num_generations,
+            max_new_tokens=args.max_completion_length,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p or 0.0,
+            repetition_penalty=args.repetition_penalty,
+            seed=args.seed,
+            step=step,
+        )
+
+    def gathered(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, in rank order."""
+        if self.args.world_size == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return cast("list[Any]", gather_object(items))
+
+    def _sampled(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
+        # Every world_size-th prompt: groups stay whole, so that no reward has to travel.
+        share = prompts[self.args.process_index :: self.args.world_size]
+        with self.engine.awake():
+            return collect(share, self.engine, self.scorer, sampling)
+
+    def _packed(self, groups: list[Group]) -> list[Batch]:
+        batches = pack(
+            groups,
+            aggregation=self.objective.aggregation,
+            tokens=self.args.tokens_per_micro_batch,
+            mask_truncated=self.args.mask_truncated_completions,
+            skip_zero_advantage=self.objective.zero_advantage_is_free,
+        )
+        return [self._with_reference(batch) for batch in batches] if self.objective.beta else batches
+
+    def _penalised(self, groups: list[Group]) -> list[Group]:
+        everything = pack(groups, aggregation="token", tokens=self.args.tokens_per_micro_batch)
+        penalties = kl_penalties([self._with_reference(batch) for batch in everything], self.objective.kl_estimator)
+        return with_penalties(groups, [self.objective.beta * penalty for penalty in penalties])
+
+    def _with_reference(self, batch: Batch) -> Batch:
+        assert self.reference is not None
+        with self.precision():
+            logps = self.reference.logps(batch.to(self.args.device), self.args.temperature)
+        return replace(batch, reference_logps_BC=logps.to(batch.ids_BT.device))
+
+    def _others(self, groups: list[Group]) -> list[Group]:
+        """Groups of other ranks, where a batch-wide standard deviation needs their rewards."""
+        if self.args.world_size == 1 or self.objective.scale != "batch":
+            return []
+        keys = {group.prompt.key for group in groups}
+        return [group for group in self.gathered(groups) if group.prompt.key not in keys]
