@@ -75,7 +75,7 @@ def test_completions_that_hold_no_whole_groups_are_refused(config):
         ("reward_timeout", 0.0, "above 0 seconds"),
         ("epsilon", -0.1, "between 0 and 1"),
         ("epsilon", 1.0, "between 0 and 1"),
-        ("epsilon_high", -0.5, ""),
+        ("epsilon_high", -0.5, "above 0, or None for epsilon"),
         ("delta", 1.2, "above 1 \\+ epsilon"),
         ("beta", -0.1, "0 or more"),
         ("ref_model_mixup_alpha", 1.5, "between 0 and 1"),

@@ -26,7 +26,7 @@ LAW = {
     "prompts": {"records"},
     "policy": {"records", "algorithm"},
     "rollout": {"records", "algorithm"},
-    "checkpoint": {"records"},
+    "checkpoint": {"records", "voice"},
     "ledger": set(),
     "engines": {"records"},
     "rewards": {"records", "words"},
@@ -36,7 +36,7 @@ LAW = {
     # floor 3
     "evaluation": {"records"},
     "briefing": {"records", "algorithm", "config", "policy"},
-    "collector": {"records", "algorithm", "checkpoint", "config", "policy", "rollout"},
+    "collector": {"algorithm", "checkpoint", "config", "policy", "prompts", "rollout"} | GROUND,
     "trainer": {
         "algorithm",
         "briefing",

@@ -244,6 +244,14 @@ def test_a_batch_holds_no_more_padded_tokens_than_its_budget(tiny):
     assert [len(batch.ids_BT) for batch in alone] == [1] * 24, "a row longer than the budget stands alone"
 
 
+def test_rows_of_like_length_share_a_batch(tiny):
+    """In sampling order each batch would be padded to its longest row: twice the computation here."""
+    short, long = said(30, 1), said(*range(30, 50))
+    groups = [tiny.group(tiny.prompts("abc")[0], [short, long, short, long], [1.0, -1.0, 1.0, -1.0])]
+    batches = pack(groups, aggregation="token", tokens=2 * 23)
+    assert [(batch.rollout_index, batch.ids_BT.shape[1]) for batch in batches] == [((0, 2), 5), ((1, 3), 23)]
+
+
 # -- 13: a row alone is the row in a batch -------------------------------------------------------------------------
 
 

@@ -17,11 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dunwu.records import Batch, Completion, Group, Prompt, Rollout
+from dunwu.voice import voice
 
-__all__ = ["NonFiniteError", "Pending", "keep_bad_step", "load_pending", "save_pending", "whole_or_nothing"]
+__all__ = [
+    "NonFiniteError",
+    "Pending",
+    "keep_bad_step",
+    "last_whole_checkpoint",
+    "load_pending",
+    "save_pending",
+    "whole_or_nothing",
+]
 
 _FILE = "pending.pt"
 
@@ -46,11 +54,24 @@ class Pending:
     """Metrics of the rollouts."""
 
 
-def save_pending(
-    folder: str | Path, rank: int, pending: Pending | None, reference: Mapping[str, Tensor] | None
-) -> None:
-    """Write what one rank has pending, and the reference's weights where it has moved."""
-    state: dict[str, Any] = {"reference": dict(reference) if reference is not None else None}
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest `checkpoint-N` that was written to its end, None where there is none.
+
+    `trainer_state.json` is the last file that transformers writes: where it cannot be read, the writing was cut off.
+    """
+    found = [(int(p.name.rpartition("-")[2]), p) for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()]
+    for _, path in sorted(found, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return path
+        except (OSError, ValueError):
+            voice().warning(f"{path} was not written to its end; looking for an earlier one")
+    return None
+
+
+def save_pending(folder: str | Path, rank: int, pending: Pending | None, extra: Mapping[str, Any]) -> None:
+    """Write what one rank has pending, and `extra`: tensors, numbers, text, lists and dicts of them."""
+    state: dict[str, Any] = {"extra": dict(extra)}
     if pending is not None and pending.updates_left:
         state["pending"] = {
             "groups": [_group_state(group) for group in pending.groups],
@@ -62,21 +83,19 @@ def save_pending(
     torch.save(state, _file(folder, rank))
 
 
-def load_pending(
-    folder: str | Path, rank: int, prompts: Sequence[Prompt]
-) -> tuple[Pending | None, Mapping[str, Tensor] | None]:
-    """What `save_pending` wrote: (pending rollouts, the reference's weights), either None where there was none.
+def load_pending(folder: str | Path, rank: int, prompts: Sequence[Prompt]) -> tuple[Pending | None, dict[str, Any]]:
+    """What `save_pending` wrote: pending rollouts (None where there were none), and the extra (empty without a file).
 
     Raises:
         ValueError: when the dataset no longer holds a prompt that is pending.
     """
     path = _file(folder, rank)
     if not path.exists():
-        return None, None
+        return None, {}
     state = torch.load(path, weights_only=True)
     saved = state.get("pending")
     if saved is None:
-        return None, state["reference"]
+        return None, state["extra"]
     by_key = {prompt.key: prompt for prompt in prompts}
     pending = Pending(
         groups=[_group(group, by_key) for group in saved["groups"]],
@@ -85,7 +104,7 @@ def load_pending(
         updates_left=saved["updates_left"],
         metrics=saved["metrics"],
     )
-    return pending, state["reference"]
+    return pending, state["extra"]
 
 
 @contextlib.contextmanager
@@ -157,8 +176,8 @@ def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
 
 def _is_write_error(error: Exception) -> bool:
     # safetensors and torch wrap a full disk in their own errors; only the text still says what it was.
-    wrapped = "No space left" in str(error) or "file write failed" in str(error)
-    return isinstance(error, OSError) or wrapped
+    signs = ("No space left", "file write failed", "inline_container", "iostream error")
+    return isinstance(error, OSError) or any(sign in str(error) for sign in signs)
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,7 @@ What it is not: the loop, the loss, or an engine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,8 +15,9 @@ from typing import Any, cast
 from dunwu.algorithm import Objective, denominator
 from dunwu.checkpoint import Pending
 from dunwu.config import GRPOConfig
-from dunwu.policy import Reference
-from dunwu.records import Batch, Engine, Group, Prompt, Sampling
+from dunwu.policy import Reference, room_for_prompts
+from dunwu.prompts import PromptSettings, build_prompts
+from dunwu.records import Batch, Engine, Group, Prompt, Row, Sampling
 from dunwu.rollout import (
     RolloutFacts,
     Scorer,
@@ -29,8 +30,9 @@ from dunwu.rollout import (
     with_advantages,
     with_penalties,
 )
+from dunwu.voice import voice
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "prompts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,9 @@ class Collector:
             metrics={**rollout_metrics(self.gathered(rollout_facts(groups))), "time/rollout": rollout_time},
         )
 
-    def held_out(self, prompts: Sequence[Prompt]) -> list[RolloutFacts]:
-        """Facts of rollouts for an evaluation, from all ranks."""
+    def held_out(self, prompts: Sequence[Prompt], model: Any) -> list[RolloutFacts]:
+        """Facts of rollouts for an evaluation with the weights of `model`, from all ranks."""
+        self.engine.load(model)
         # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
         sampling = self.sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
         return self.gathered(rollout_facts(self._sampled(prompts, sampling)))
@@ -134,3 +137,26 @@ class Collector:
             return []
         keys = {group.prompt.key for group in groups}
         return [group for group in self.gathered(groups) if group.prompt.key not in keys]
+
+
+def prompts_of(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
+    """Prompts of a dataset by a run's rules; what was dropped or cut is said.
+
+    Raises:
+        ValueError: for a dataset without length, or rows that cannot become prompts.
+    """
+    if not hasattr(rows, "__len__"):
+        raise ValueError(
+            "the dataset has no length; give a list or a datasets.Dataset (for a stream: list(stream.take(n)))"
+        )
+    settings = PromptSettings(
+        max_length=args.max_prompt_length,
+        too_long=cast(Any, args.long_prompts),
+        room=room_for_prompts(policy, args.max_completion_length),
+        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+    )
+    prompts, report = build_prompts(cast("Sequence[Row]", rows), tokenizer, settings)
+    sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
+    if sentence:
+        voice().warning(sentence)
+    return prompts

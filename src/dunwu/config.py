@@ -164,6 +164,8 @@ class GRPOConfig(TrainingArguments):
 
     def _fit_the_machine(self) -> None:
         """CPU is a first-class path: what only a GPU has is switched off, and said, never a crash."""
+        # Without this, several CPU processes would each train alone: transformers makes a group of GPUs only.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         gpu = torch.cuda.is_available() and not self.use_cpu
         bf16_gpu = gpu and torch.cuda.is_bf16_supported()
         if self.bf16 is None:

@@ -47,6 +47,16 @@ class Ledger:
         """The last value of every figure noted since the last log."""
         return {name: values[-1] for name, values in self._steps.items()}
 
+    def state(self) -> dict[str, list[float]]:
+        """What a checkpoint must keep, so that a log after a resume has the steps before it."""
+        return {name: list(values) for name, values in self._steps.items()}
+
+    def load_state(self, state: Mapping[str, list[float]]) -> None:
+        """Put back what `state` gave."""
+        self._steps.clear()
+        for name, values in state.items():
+            self._steps[name] = list(values)
+
     def means(self) -> dict[str, float]:
         """Means since the last call, which they end."""
         means = {name: sum(values) / len(values) for name, values in self._steps.items()}

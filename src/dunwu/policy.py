@@ -98,7 +98,9 @@ def load_tokenizer(name_or_path: str, **options: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name_or_path, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(missing) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        away = f"{name_or_path!r} could not be read from the hub: {reason}; give the folder of a saved model instead"
+        raise ValueError(missing if folder.is_dir() else away) from error
 
 
 def tokenizer_of(model: Any) -> Any:
@@ -195,12 +197,18 @@ class Reference:
 
     Args:
         policy: the model to be trained, before its first step.
+        moves: whether `move_towards` will be called.
+
+    Raises:
+        ValueError: when it is to move and is the policy with its adapter off: the base must not move.
     """
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Any, *, moves: bool = False) -> None:
         self.policy = policy
-        self.adapter_off = hasattr(policy, "disable_adapter")
-        self.copy: nn.Module | None = None if self.adapter_off else _frozen_copy(policy)
+        is_base = hasattr(policy, "disable_adapter")
+        if is_base and moves:
+            raise ValueError("sync_ref_model does not work with an adapter: its reference is the base model itself")
+        self.copy: nn.Module | None = None if is_base else _frozen_copy(policy)
 
     @torch.no_grad()
     def logps(self, batch: Batch, temperature: float) -> Tensor:
@@ -212,13 +220,8 @@ class Reference:
 
     @torch.no_grad()
     def move_towards(self, policy: nn.Module, share: float) -> None:
-        """π_ref ← share · π + (1 − share) · π_ref (TR-DPO, arXiv 2404.09656, eq. 7).
-
-        Raises:
-            ValueError: where the reference is the policy with its adapter off: the base must not move.
-        """
-        if self.copy is None:
-            raise ValueError("sync_ref_model does not work with an adapter: its reference is the base model itself")
+        """π_ref ← share · π + (1 − share) · π_ref (TR-DPO, arXiv 2404.09656, eq. 7)."""
+        assert self.copy is not None, "an adapter's reference is refused where it would have to move"
         for kept, current in zip(self.copy.parameters(), policy.parameters(), strict=True):
             kept.lerp_(current.detach().to(kept.dtype), share)
 

@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from transformers import PrinterCallback, ProgressCallback
 
 from dunwu.base.thoughts import summarise
+from dunwu.checkpoint import last_whole_checkpoint
 from dunwu.evaluation import Answer, Evaluation, evaluate
 from dunwu.observe import Console, History, RolloutLog, draw_curves
 from dunwu.policy import room_for_prompts
@@ -114,18 +115,16 @@ class Session:
         return prompts
 
     def _checkpoint(self) -> str | None:
-        from transformers.trainer_utils import get_last_checkpoint
-
-        found: Any = cast(Any, get_last_checkpoint)(str(self.folder)) if self.folder.is_dir() else None
-        last: str | None = found
-        if last is not None and not self.recipe.resume:
+        last = last_whole_checkpoint(self.folder)
+        if last is None:
+            return None
+        if not self.recipe.resume:
             voice().warning(
-                f"{last} is there from an earlier run, and this one starts anew; resume: true goes on from it"
+                f"{last} is there from an earlier run; this one starts anew (resume: true goes on from it)"
             )
             return None
-        if last is not None:
-            voice().info(f"going on from {last}")
-        return last
+        voice().info(f"going on from {last}")
+        return str(last)
 
     def _write(self, outcome: Outcome) -> None:
         tokenizer = self.trainer.processing_class

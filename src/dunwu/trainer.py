@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from dunwu import algorithm
 from dunwu.algorithm import Objective
@@ -31,11 +32,12 @@ from dunwu.checkpoint import (
     NonFiniteError,
     Pending,
     keep_bad_step,
+    last_whole_checkpoint,
     load_pending,
     save_pending,
     whole_or_nothing,
 )
-from dunwu.collector import Collector
+from dunwu.collector import Collector, prompts_of
 from dunwu.config import GRPOConfig
 from dunwu.engines import GenerateEngine
 from dunwu.ledger import Ledger
@@ -45,12 +47,11 @@ from dunwu.policy import (
     disable_dropout,
     forward_logps,
     no_bars,
-    room_for_prompts,
     tokenizer_of,
     trainable_parameters,
 )
-from dunwu.prompts import PromptOrder, PromptSettings, build_prompts, describe_prompt
-from dunwu.records import Batch, Engine, Observer, Prompt, RewardFunction, Row, Step
+from dunwu.prompts import PromptOrder, describe_prompt
+from dunwu.records import Batch, Engine, Observer, RewardFunction, Row, Step
 from dunwu.rewards import RewardRunner, reward_functions
 from dunwu.rollout import rollout_metrics
 from dunwu.voice import voice
@@ -81,8 +82,7 @@ class GRPOTrainer(Trainer):
             does not fit; each with what to do.
     """
 
-    # 5.18 and later read this; 5.17 decides by the next one together with a given count. Both mean: the loss is
-    # already divided by the whole step's denominator.
+    # Later versions read this; 5.17 reads `model_accepts_loss_kwargs`. Both mean: the loss is divided already.
     loss_is_scaled_for_ga = True
 
     args: GRPOConfig
@@ -111,11 +111,11 @@ class GRPOTrainer(Trainer):
             disable_dropout(policy)
         self.objective: Objective = Objective(**args.objective_choices())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
-        self.prompts = _prompts(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
+        self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
         self.observers = list(observers)
         self._pending: Pending | None = None
         self._ledger = Ledger()
-        self.reference = Reference(policy) if self.objective.beta else None
+        self.reference = Reference(policy, moves=args.sync_ref_model) if self.objective.beta else None
         super().__init__(
             model=policy,
             args=args,
@@ -240,8 +240,8 @@ class GRPOTrainer(Trainer):
             return metrics
         if chosen is None:
             raise ValueError("evaluate needs an eval_dataset; give one to GRPOTrainer or to evaluate")
-        prompts = _prompts(cast(Any, chosen), self.model, self.processing_class, self.args)
-        facts = self._collector.held_out(prompts)
+        prompts = prompts_of(cast(Any, chosen), self.model, self.processing_class, self.args)
+        facts = self._collector.held_out(prompts, self.model)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in rollout_metrics(facts).items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -250,7 +250,8 @@ class GRPOTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log of everything a step noted, under TRL's names."""
         if "loss" in logs:
-            logs = {**self._ledger.means(), **logs}
+            # Ours win: transformers' own sum of losses starts again at a resume.
+            logs = {**logs, **self._ledger.means()}
             if self.args.log_completions and self.is_world_process_zero() and self._pending is not None:
                 voice().info(some_completions(self._pending.groups, self.args.num_completions_to_print))
         super().log(logs, start_time)
@@ -268,6 +269,24 @@ class GRPOTrainer(Trainer):
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * len(self._order()))
 
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole.
+
+        Raises:
+            ValueError: when there is none to go on from.
+        """
+        if resume_from_checkpoint is True:
+            last = last_whole_checkpoint(Path(str(self.args.output_dir)))
+            if last is None:
+                raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from; start anew")
+            resume_from_checkpoint = str(last)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -284,16 +303,18 @@ class GRPOTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         moved = self.reference.state() if self.reference is not None and self.args.sync_ref_model else None
-        save_pending(output_dir, self.args.process_index, self._pending, moved if self.args.should_save else None)
+        extra = {"ledger": self._ledger.state(), "reference": moved if self.args.should_save else None}
+        save_pending(output_dir, self.args.process_index, self._pending, extra)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        self._pending, _ = load_pending(checkpoint, self.args.process_index, self.prompts)
-        _, moved = load_pending(checkpoint, 0, self.prompts)
-        if self.reference is not None and moved is not None:
-            self.reference.load_state(dict(moved))
+        self._pending, extra = load_pending(checkpoint, self.args.process_index, self.prompts)
+        self._ledger.load_state(extra.get("ledger", {}))
+        _, first = load_pending(checkpoint, 0, self.prompts)  # the reference is the same on all ranks, and there once
+        if self.reference is not None and first.get("reference") is not None:
+            self.reference.load_state(first["reference"])
 
     def _bytes(self, *, with_optimizer: bool) -> int:
         trains, _ = trainable_parameters(self.model)
@@ -364,24 +385,6 @@ def _runner(functions: list[RewardFunction], args: GRPOConfig) -> RewardRunner:
         timeout=args.reward_timeout,
         on_error=cast(Any, args.on_reward_error),
     )
-
-
-def _prompts(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
-    if not hasattr(rows, "__len__"):
-        raise ValueError(
-            "the dataset has no length; give a list or a datasets.Dataset (for a stream: list(stream.take(n)))"
-        )
-    settings = PromptSettings(
-        max_length=args.max_prompt_length,
-        too_long=cast(Any, args.long_prompts),
-        room=room_for_prompts(policy, args.max_completion_length),
-        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
-    )
-    prompts, report = build_prompts(cast("Sequence[Row]", rows), tokenizer, settings)
-    sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
-    if sentence:
-        voice().warning(sentence)
-    return prompts
 
 
 class _Bell(TrainerCallback):

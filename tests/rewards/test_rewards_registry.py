@@ -33,8 +33,8 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("number_match", "Did you mean 'number_matches'"),
-        ("dunwu.rewards.faithful:reward_lenn", "Did you mean 'reward_len'"),
+        ("number_match", "did you mean 'number_matches'"),
+        ("dunwu.rewards.faithful:reward_lenn", "did you mean 'reward_len'"),
         ("dunwu.nowhere:f", "No module 'dunwu.nowhere'"),
         ("nowhere/mine.py:f", "No file"),
     ],

@@ -6,7 +6,6 @@ reference to your own function is its name.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -15,6 +14,7 @@ from types import ModuleType
 
 from dunwu.records import RewardFunction
 from dunwu.rewards import countdown, faithful, formats, numbers, text
+from dunwu.words import nearest
 
 __all__ = ["BUILT_IN", "get_reward"]
 
@@ -63,20 +63,16 @@ def get_reward(name: str) -> RewardFunction:
     place, colon, attribute = name.rpartition(":")
     if not colon:
         raise ValueError(
-            f"No built-in reward is called {name!r}.{_nearest(name, BUILT_IN)} "
-            f"Your own are written package.module:function or path/to/file.py:function."
+            f"no built-in reward is called {name!r}{nearest(name, BUILT_IN)}. "
+            f"Your own are written package.module:function or path/to/file.py:function"
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise ValueError(f"{place!r} has no function {attribute!r}.{_nearest(attribute, vars(module))}")
+        public = [word for word in vars(module) if not word.startswith("_")]
+        raise ValueError(f"{place!r} has no function {attribute!r}{nearest(attribute, public)}")
     function: RewardFunction = found() if isinstance(found, type) else found
     return function
-
-
-def _nearest(name: str, known: dict[str, object] | dict[str, RewardFunction]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _from_package(place: str) -> ModuleType:

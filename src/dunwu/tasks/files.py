@@ -143,4 +143,10 @@ def _read_folder(path: Path, split: str) -> list[dict[str, Any]]:
 def _read_hub(name: str, config: str | None, split: str) -> list[dict[str, Any]]:
     from datasets import load_dataset
 
-    return [dict(row) for row in load_dataset(name, config, split=split)]
+    try:
+        return [dict(row) for row in load_dataset(name, config, split=split)]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"the data {name!r} could not be read from the hub: {reason}; give a file or folder with the same columns"
+        ) from error
