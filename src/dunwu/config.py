@@ -222,6 +222,7 @@ class GRPOConfig(TrainingArguments):
             "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 is off"),
             "reward_timeout": (self.reward_timeout > 0, "above 0 seconds"),
             "epsilon": (0 <= self.epsilon < 1, "between 0 and 1"),
+            "epsilon_high": (self.epsilon_high is None or self.epsilon_high > 0, "above 0, or None for epsilon"),
             "delta": (
                 self.delta is None or self.delta > 1 + self.epsilon,
                 "above 1 + epsilon, or it clips good tokens",
