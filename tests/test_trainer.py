@@ -732,3 +732,13 @@ def test_greedy_text_is_what_the_trained_policy_says(tiny, make_trainer):
     fresh = GenerateEngine(trainer.model, tiny.tokenizer()).generate(prompts, greedy)
     assert trainer.engine.generate(prompts, greedy) == fresh
     assert fresh != GenerateEngine(tiny.model(), tiny.tokenizer()).generate(prompts, greedy)
+
+
+def test_a_column_that_a_reward_needs_and_the_data_lacks_is_said_before_anything_is_sampled(make_trainer):
+    """Said at the first reward call it would have cost the loading and the first rollouts."""
+
+    def needs_answer(completions, answer, **_):
+        return [0.0 for _ in completions]
+
+    with pytest.raises(ValueError, match=r"'needs_answer' needs \['answer'\]"):
+        make_trainer(reward=needs_answer)

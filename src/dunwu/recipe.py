@@ -13,6 +13,7 @@ What it is not: running one (`dunwu.runs`).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
@@ -128,6 +129,7 @@ def make_config(recipe: Recipe, **more: Any) -> GRPOConfig:
         if name not in kinds:
             raise ValueError(f"train has no option {name!r}{nearest(name, kinds)}")
     options = {name: _as_kind(name, value, kinds[name]) for name, value in options.items()}
+    _check_trackers(options.get("report_to"))
     try:
         return GRPOConfig(**{"output_dir": "runs/dunwu", **options})
     except TypeError as error:
@@ -248,6 +250,13 @@ def _evaluate_section(given: dict[str, Any]) -> EvaluateSection:
     if section.split not in ("validation", "test"):
         raise ValueError(f"evaluate.split={section.split!r} is unknown; choose validation or test")
     return section
+
+
+def _check_trackers(report_to: Any) -> None:
+    for name in [report_to] if isinstance(report_to, str) else report_to or []:
+        package = {"none": None, "all": None}.get(name, name)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ValueError(f"report_to: {name} needs the package {package}; install it, or set report_to: none")
 
 
 def _put(content: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -84,7 +84,6 @@ class GRPOTrainer(Trainer):
 
     # Later versions read this; 5.17 reads `model_accepts_loss_kwargs`. Both mean: the loss is divided already.
     loss_is_scaled_for_ga = True
-
     args: GRPOConfig
     model: Any
 
@@ -112,6 +111,8 @@ class GRPOTrainer(Trainer):
         self.objective: Objective = Objective(**args.objective_choices())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
         self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
+        if self.prompts:
+            self.scorer.check_columns(self.prompts[0].row)
         self.observers = list(observers)
         self._pending: Pending | None = None
         self._ledger = Ledger()
@@ -257,8 +258,7 @@ class GRPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: transformers' estimate needs padded token tensors of one batch."""
-        return 0
+        return 0  # transformers' estimate needs padded token tensors of one batch
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs.to(self.args.device)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"dunwu.cli.{args.command}")
     try:
         return int(module.run(args, _overrides(rest, parser, module)))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
         print(f"dunwu {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from dunwu.records import Problem, RewardFunction, Scores
 from dunwu.rewards._calls import Failure, Plug, attempt, attempt_together
@@ -131,6 +131,13 @@ class RewardRunner:
         if call.size == 0:
             return Scores(names=self.names, values=())
         return self._score(call)
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raise `ValueError` where a function needs a column that these are without; before anything is sampled."""
+        there = dict.fromkeys(("prompts", "completions", "completion_ids", *columns))
+        there.pop("prompt", None)
+        for plug in self._plugs:
+            plug.check(cast("Mapping[str, Sequence[Any]]", there))
 
     def total(self, scores: Scores) -> list[float | None]:
         """Weighted sum of each completion's values with this runner's weights; None where nothing could score it."""

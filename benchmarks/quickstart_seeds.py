@@ -1,0 +1,99 @@
+"""The quickstart on several seeds: accuracy before and after, and how true the thoughts are.
+
+    python benchmarks/quickstart_seeds.py [--seeds 42 43 44] [--split test]
+
+What it is: `dunwu quickstart` in fresh processes one after the other, and a table of their summaries. Settings are
+chosen with `--split validation`; what is reported is the test split.
+What it is not: a search for the best seed; every seed that was run is in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+COLUMNS = {
+    "sampled": "sampled",
+    "greedy": "greedy",
+    "format": "format",
+    "thought_tokens": "thought tokens",
+    "trials": "trials",
+    "arithmetic_right": "arithmetic right",
+    "verdicts_right": "verdicts right",
+    "repeats": "repeats",
+}
+
+
+def main() -> None:
+    """Run the seeds and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_seeds")
+    args, overrides = parser.parse_known_args()
+    summaries = [run(seed, args, overrides) for seed in args.seeds]
+    table = report(summaries, args, overrides)
+    print(table)
+    if args.split == "test" and not overrides:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "quickstart.md").write_text(table + "\n", encoding="utf-8")
+        (RESULTS / "quickstart.json").write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
+
+
+def run(seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """One seed in a process of its own."""
+    folder = args.out / f"{args.split}-{seed}"
+    command = [sys.executable, "-m", "dunwu", "quickstart", "--seed", str(seed), "--output", str(folder)]
+    subprocess.run([*command, "--evaluate.split", args.split, *overrides], check=True)
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return {"seed": seed, **found}
+
+
+def report(summaries: list[dict[str, Any]], args: argparse.Namespace, overrides: list[str]) -> str:
+    """A table: each seed before and after, and the change in points."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    lines = [
+        "# The quickstart on several seeds",
+        "",
+        f"`python benchmarks/quickstart_seeds.py --seeds {' '.join(map(str, args.seeds))} --split {args.split} "
+        f"{' '.join(overrides)}`".rstrip(" `")
+        + f"`, commit {commit}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}.",
+        f"{int(summaries[0]['after']['prompts'])} held-out puzzles of the {args.split} split, "
+        f"{int(summaries[0]['after']['samples'])} samples each; accuracy: right and in the demanded format.",
+        "",
+        "| seed | | seconds of training | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for summary in summaries:
+        for when in ("before", "after"):
+            seconds = f"{summary['seconds']:.0f}" if when == "after" else ""
+            cells = [shown(name, summary[when][name]) for name in COLUMNS]
+            lines.append(f"| {summary['seed']} | {when} | {seconds} | " + " | ".join(cells) + " |")
+        change = [difference(name, summary["after"][name] - summary["before"][name]) for name in COLUMNS]
+        lines.append(f"| {summary['seed']} | change | | " + " | ".join(change) + " |")
+    return "\n".join(lines)
+
+
+def shown(name: str, value: float) -> str:
+    """A figure: counts plain, shares in per cent."""
+    return f"{value:.1f}" if name in ("thought_tokens", "trials") else f"{value:.1%}"
+
+
+def difference(name: str, value: float) -> str:
+    """A change: counts plain, shares in points."""
+    return f"{value:+.1f}" if name in ("thought_tokens", "trials") else f"{100 * value:+.1f}"
+
+
+if __name__ == "__main__":
+    main()
