@@ -142,7 +142,8 @@ def test_quickstart_trains_and_leaves_a_summary_a_picture_and_a_model(
     assert "before" in out and "after" in out and "Three puzzles" in out and "1/3" in out
     summary = json.loads((folder / "summary.json").read_text())
     for when in ("before", "after"):
-        assert {"greedy", "sampled", "format", "thought_tokens", "arithmetic_right"} <= summary[when].keys()
+        figures = {"greedy", "sampled", "format", "thought_tokens", "seconds", "arithmetic_right"}
+        assert figures <= summary[when].keys()
         assert summary[when]["prompts"] == 20 and 0 <= summary[when]["sampled"] <= 1
     assert summary["seconds"] > 0 and summary["steps"] == 3
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"

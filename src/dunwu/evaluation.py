@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,8 @@ class Evaluation:
     """One answer a prompt, temperature 0."""
     sampled: tuple[tuple[Answer, ...], ...]
     """Several answers a prompt at the sampling temperature."""
+    seconds: float = 0.0
+    """Wall time it took."""
 
     def share(self, kind: str, *, greedy: bool) -> Share:
         """Share of answers whose verdict is true in `kind`: `strict`, `lenient` or `formatted`."""
@@ -137,6 +140,7 @@ def evaluate(
     """
     if not prompts or samples < 1:
         raise ValueError(f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {samples} samples")
+    began = time.monotonic()
     greedy = engine.generate(prompts, Sampling(n=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=seed))
     drawn = engine.generate(
         prompts, Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
@@ -145,6 +149,7 @@ def evaluate(
         task=task.name,
         greedy=tuple(_judged(task, p, c) for p, (c,) in zip(prompts, greedy, strict=True)),
         sampled=tuple(tuple(_judged(task, p, c) for c in several) for p, several in zip(prompts, drawn, strict=True)),
+        seconds=time.monotonic() - began,
     )
 
 

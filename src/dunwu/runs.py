@@ -151,7 +151,8 @@ def figures(evaluation: Evaluation, tokenizer: Any) -> dict[str, float]:
     """What `summary.json` says of one evaluation; shares between 0 and 1.
 
     `greedy` and `sampled` are strict accuracy; `format`, the share in the demanded format, and `thought_tokens`, the
-    mean length of the thought, are those of the sampled answers. Where thoughts hold calculations: how true they are.
+    mean length of the thought, are those of the sampled answers; `seconds` is what the evaluation took. Where the
+    thoughts hold calculations, how true they are.
     """
     answers = [answer for group in evaluation.sampled for answer in group]
     named = evaluation.figures()
@@ -159,6 +160,7 @@ def figures(evaluation: Evaluation, tokenizer: Any) -> dict[str, float]:
         "greedy": named["greedy_strict"],
         "sampled": named["sampled_strict"],
         "format": named["sampled_formatted"],
+        "seconds": evaluation.seconds,
         "thought_tokens": _mean_tokens([thought_of(answer.completion.text) for answer in answers], tokenizer),
         **_truth(answers),
         **named,
