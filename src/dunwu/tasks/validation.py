@@ -5,13 +5,12 @@ What it is: `validate`, run before training and in tests. What it is not: a judg
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dunwu.records import RewardFunction, Row, Task
+from dunwu.records import Row, Task
+from dunwu.rewards import RewardRunner
 
 __all__ = ["Failure", "Validation", "validate"]
 
@@ -95,26 +94,10 @@ def _score(task: Task, rows: list[Row], golds: list[str]) -> list[dict[str, floa
         gold if isinstance(prompt, str) else [{"role": "assistant", "content": gold}]
         for prompt, gold in zip(prompts, golds, strict=True)
     ]
-    columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in rows[0] if name != "prompt"}
-    columns |= {"prompts": prompts, "completions": completions, "completion_ids": [[] for _ in rows]}
-    values = {_name(reward): _call(reward, columns) for reward in task.rewards}
-    return [{name: float(given[i] or 0.0) for name, given in values.items()} for i in range(len(rows))]
-
-
-def _call(reward: RewardFunction, columns: Mapping[str, Any]) -> Sequence[float | None]:
-    given = reward(**columns)
-    values: Sequence[float | None] = asyncio.run(_wait(given)) if inspect.isawaitable(given) else given
-    if len(values) != len(columns["completions"]):
-        raise ValueError(
-            f"reward {_name(reward)!r} returned {len(values)} values for {len(columns['completions'])} completions"
-        )
-    return values
-
-
-async def _wait(given: Any) -> Any:
-    return await given
-
-
-def _name(reward: Any) -> str:
-    inner = getattr(reward, "func", reward)  # a partial has no name of its own
-    return str(getattr(reward, "__name__", getattr(inner, "__name__", type(reward).__name__)))
+    scores = RewardRunner(list(task.rewards)).score(
+        prompts=prompts,
+        completions=completions,
+        completion_ids=[[] for _ in rows],
+        columns={name: [row.get(name) for row in rows] for name in rows[0]},
+    )
+    return [dict(zip(scores.names, (v or 0.0 for v in values), strict=True)) for values in scores.values]
