@@ -101,7 +101,9 @@ class GRPOConfig(TrainingArguments):
 
     # Rewards
     reward_weights: list[float] | None = _option(None, "One weight a reward function; None: all 1.")
-    reward_timeout: float = _option(60.0, "Seconds one call of a reward function may take.")
+    reward_timeout: float | None = _option(
+        60.0, "Seconds a reward call may take; None: no limit, and in the main thread (math-verify needs that)."
+    )
     on_reward_error: str = _option("raise", "A reward that fails: raise, or skip the row (counted, never 0).")
 
     # Algorithm
@@ -220,7 +222,7 @@ class GRPOConfig(TrainingArguments):
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 is off"),
-            "reward_timeout": (self.reward_timeout > 0, "above 0 seconds"),
+            "reward_timeout": (self.reward_timeout is None or self.reward_timeout > 0, "above 0 seconds"),
             "epsilon": (0 <= self.epsilon < 1, "between 0 and 1"),
             "epsilon_high": (self.epsilon_high is None or self.epsilon_high > 0, "above 0, or None for epsilon"),
             "delta": (
@@ -256,4 +258,9 @@ class GRPOConfig(TrainingArguments):
                     "set prompts_per_step, or batch_unit='prompts'."
                 )
             self.prompts_per_step = total // self.num_generations if self.batch_unit == "completions" else total
+        if self.prompts_per_step < self.world_size:
+            raise ValueError(
+                f"{self.prompts_per_step} prompts a step leave some of {self.world_size} processes without work; "
+                f"set prompts_per_step to at least {self.world_size}"
+            )
         self.gradient_accumulation_steps = 1

@@ -287,3 +287,13 @@ def test_a_box_is_compared_as_a_number_where_it_is_one() -> None:
     said = [r"\boxed{2.0}", r"\boxed{\frac{1}{2}}", "none", r"\boxed{1}", r"\boxed{3}"]
     truth = ["2", r"\frac{1}{2}", "", None, 4]
     assert rewards.boxed_answer_matches(said, ground_truth=truth) == [1.0, 1.0, 0.0, None, 0.0]
+
+
+def test_lines_of_a_thought_that_were_said_before_lower_the_share_that_is_new() -> None:
+    said = [
+        "<think>1+2=3 no\n1+3=4 no\n1+2=3 no\n1+2=3 no\n</think>\n<answer>1+2</answer>",
+        "<think>1+2=3 yes\n</think>\n<answer>1+2</answer>",
+        "1+2=3 no\n\n 1+2=3 no\n2+2",  # a prefilled tag, and cut off: two of three lines are new
+        "<think></think><answer>3</answer>",
+    ]
+    assert rewards.thought_lines_differ(said) == [0.5, 1.0, pytest.approx(2 / 3), 0.0]

@@ -62,7 +62,7 @@ def test_an_async_reward_is_awaited_and_none_counts_nothing() -> None:
 
 def test_a_reward_that_forgets_a_row_is_named() -> None:
     task = get_task("countdown", rewards=(short,))
-    with pytest.raises(ValueError, match="'short' failed .*returned 1 values for 2 completions"):
+    with pytest.raises(ValueError, match=r"'short' failed .*returned 1 values for 2 completions"):
         validate(task, task.rows("test")[:2])
 
 

@@ -52,7 +52,14 @@ from dunwu.rewards.numbers import (
 )
 from dunwu.rewards.registry import BUILT_IN, get_reward
 from dunwu.rewards.runner import RewardError, RewardRunner, combine
-from dunwu.rewards.text import boxed_answer, boxed_answer_matches, length_near, thought, thought_is_long
+from dunwu.rewards.text import (
+    boxed_answer,
+    boxed_answer_matches,
+    length_near,
+    thought,
+    thought_is_long,
+    thought_lines_differ,
+)
 
 __all__ = [
     "BUILT_IN",
@@ -100,5 +107,6 @@ __all__ = [
     "thought",
     "thought_is_long",
     "thought_len_reward_func",
+    "thought_lines_differ",
     "xmlcount_reward_func",
 ]

@@ -46,6 +46,7 @@ _REPAIRED = (
     text.boxed_answer_matches,
     text.length_near,
     text.thought_is_long,
+    text.thought_lines_differ,
 )
 
 BUILT_IN: dict[str, RewardFunction] = {function.__name__: function for function in _TUTORIALS + _REPAIRED}

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from dunwu.rewards.formats import Completions, completion_text
 from dunwu.rewards.numbers import numbers_equal
 
-__all__ = ["boxed_answer", "boxed_answer_matches", "length_near", "thought", "thought_is_long"]
+__all__ = [
+    "boxed_answer",
+    "boxed_answer_matches",
+    "length_near",
+    "thought",
+    "thought_is_long",
+    "thought_lines_differ",
+]
 
 _BRACE = re.compile(r"\\boxed\{|\\[{}]|[{}]")  # \{ and \} are printed, they do not group
 
@@ -36,6 +43,17 @@ def thought_is_long(completions: Completions, *, characters: int = 1000, **colum
     """
     thoughts = [thought(completion_text(c)) for c in completions]
     return [float(t is not None and len(t) > characters) for t in thoughts]
+
+
+def thought_lines_differ(completions: Completions, **columns: object) -> list[float]:
+    """Share of the thought's lines that no earlier line has said already, 0 to 1; 0.0 without a thought.
+
+    A thought that is paid for its answer alone learns to go round in circles: it grows, and half of it is repeated. A
+    thought that was cut off counts as far as it goes.
+    """
+    said = [completion_text(c).partition("</think>")[0].rpartition("<think>")[2] for c in completions]
+    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in said]
+    return [len(set(found)) / len(found) if found else 0.0 for found in lines]
 
 
 def thought(text: str) -> str | None:
