@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     recipe = load_recipe("quickstart", given)
     from dunwu.runs import Session
 
-    print("Countdown: use each number once to reach the target. Watch `equation` (solved) and the tokens grow.")
+    print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
     outcome = Session(recipe, log_every=10).run()
     print(f"\n{_table(outcome)}\n\n{_puzzles(outcome)}\n")
     print(f"{len(outcome.steps)} steps in {outcome.seconds / 60:.1f} minutes of training, all on this machine.")

@@ -1,0 +1,62 @@
+"""The small rooms on the ground: words, voice, ledger."""
+
+import logging
+
+import pytest
+import torch
+
+from dunwu.ledger import Ledger
+from dunwu.voice import voice
+from dunwu.words import nearest
+
+
+def test_the_nearest_known_word_is_named_or_all_of_them() -> None:
+    assert nearest("learning_rat", ["learning_rate", "beta"]) == "; did you mean 'learning_rate'?"
+    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+
+
+def test_the_voice_speaks_without_any_set_up_and_is_silent_where_it_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script without logging set up would otherwise train in silence."""
+    logger = logging.getLogger("dunwu")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    voice().info("4 prompts")
+    assert capsys.readouterr().out == "4 prompts\n"
+    logger.setLevel(logging.WARNING)
+    voice().info("not said")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_voice_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("dunwu")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    assert voice().handlers == []
+
+
+def test_token_means_divide_once_by_all_tokens_of_the_step() -> None:
+    """The mean of two micro-batches' means would weigh their tokens unequally."""
+    ledger = Ledger()
+    ledger.open_step()
+    ledger.add_tokens({"tokens": torch.tensor(1.0), "entropy": torch.tensor(2.0)})
+    ledger.add_tokens({"tokens": torch.tensor(3.0), "entropy": torch.tensor(1.0)})
+    assert ledger.token_means(lambda sums: sums) == {"entropy": 0.75}
+    # Two ranks with the same sums: twice the tokens, twice the entropy.
+    assert ledger.token_means(lambda sums: 2 * sums) == {"entropy": 0.75}
+    ledger.open_step()
+    ledger.add_tokens({"tokens": torch.tensor(0.0), "entropy": torch.tensor(0.0)})
+    assert ledger.token_means(lambda sums: sums) == {"entropy": 0.0}
+
+
+def test_means_are_of_the_steps_since_the_last_log_also_across_a_checkpoint() -> None:
+    ledger = Ledger()
+    ledger.note({"reward": 1.0})
+    ledger.note({"reward": 2.0, "kl": 4.0})
+    resumed = Ledger()
+    resumed.load_state(ledger.state())
+    assert resumed.latest() == {"reward": 2.0, "kl": 4.0}
+    assert resumed.means() == ledger.means() == {"reward": 1.5, "kl": 4.0}
+    assert resumed.means() == {}
