@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dunwu.recipe import load_recipe
-from dunwu.runs import Session
+from dunwu.runs import Run
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -50,7 +50,7 @@ def main() -> None:
         "evaluate.rows": "20",
     }
     began = time.monotonic()
-    outcome = Session(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20)).run()
+    outcome = Run(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20)).finish()
     checked, prompts = check(args.out / "run" / "rollouts.jsonl", args.source)
     assert outcome.after is not None
     print(

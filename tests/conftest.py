@@ -1,6 +1,6 @@
 """What the tests stand on: a tokenizer of single characters, small random models, a short trainer.
 
-Helpers reach tests as fixtures (`tiny`, `make_trainer`), because the test folder is no package.
+They reach tests as fixtures (`tiny`, `make_trainer`), because the test folder is no package.
 """
 
 from __future__ import annotations

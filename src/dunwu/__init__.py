@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dunwu.recipe import Recipe, load_recipe
     from dunwu.records import Completion, Engine, Group, Observer, Prompt, Rollout, Sampling, Step, Task
     from dunwu.rewards import RewardModel, RewardRunner, get_reward
-    from dunwu.runs import Session
+    from dunwu.runs import Run
     from dunwu.tasks import get_task
     from dunwu.trainer import GRPOTrainer
 
@@ -40,8 +40,8 @@ __all__ = [
     "RewardModel",
     "RewardRunner",
     "Rollout",
+    "Run",
     "Sampling",
-    "Session",
     "Step",
     "Task",
     "__version__",
@@ -63,7 +63,7 @@ _HOME = {
     "RewardRunner": "rewards",
     "get_reward": "rewards",
     "get_task": "tasks",
-    "Session": "runs",
+    "Run": "runs",
 } | dict.fromkeys(
     ("Completion", "Engine", "Group", "Observer", "Prompt", "Rollout", "Sampling", "Step", "Task"), "records"
 )

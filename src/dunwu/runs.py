@@ -29,7 +29,7 @@ from dunwu.records import Prompt, Task
 from dunwu.trainer import GRPOTrainer
 from dunwu.voice import voice
 
-__all__ = ["Outcome", "Session", "figures", "thought_of"]
+__all__ = ["Outcome", "Run", "figures", "thought_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class Outcome:
     """Metrics of each step."""
 
 
-class Session:
-    """A recipe on its way: made once, run once.
+class Run:
+    """A recipe on its way: made once, finished once.
 
     Raises:
         ValueError: for anything in the recipe that does not fit, before anything is trained.
@@ -77,7 +77,7 @@ class Session:
             self.trainer.remove_callback(printer)
         self.held_out = self._held_out()
 
-    def run(self) -> Outcome:
+    def finish(self) -> Outcome:
         """Evaluate, train, save, evaluate, and write everything down."""
         before = self.evaluate("before training")
         began = time.monotonic()

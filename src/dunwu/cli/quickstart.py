@@ -31,10 +31,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, then the table, three puzzles and the picture."""
     given = {"train.output_dir": args.output, "train.seed": str(args.seed), **overrides}
     recipe = load_recipe("quickstart", given)
-    from dunwu.runs import Session
+    from dunwu.runs import Run
 
     print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
-    outcome = Session(recipe, log_every=10).run()
+    outcome = Run(recipe, log_every=10).finish()
     print(f"\n{_table(outcome)}\n\n{_puzzles(outcome)}\n")
     print(f"{len(outcome.steps)} steps in {outcome.seconds / 60:.1f} minutes of training, all on this machine.")
     print(

@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, evaluate where the recipe asks for it, and say where everything is."""
     recipe = load_recipe(args.recipe, {**overrides, **({"resume": "true"} if args.resume else {})})
-    from dunwu.runs import Session
+    from dunwu.runs import Run
 
-    print(report(Session(recipe).run()))
+    print(report(Run(recipe).finish()))
     return 0
 
 
