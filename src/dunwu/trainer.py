@@ -193,7 +193,7 @@ class GRPOTrainer(Trainer):
             {
                 **self._pending.metrics,
                 **self._ledger.token_means(lambda sums: cast(Tensor, self.accelerator.reduce(sums, reduction="sum"))),
-                "loss": float(total),
+                "loss": float(self.accelerator.reduce(total, reduction="mean")),  # each rank's is times world_size
                 "grad_norm": norm,
                 "time/train": now - train_began,
                 "step_time": now - self._step_began,
