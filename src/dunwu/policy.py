@@ -61,20 +61,22 @@ def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
         ) from error
 
 
-def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None) -> Any:
-    """The model to train: loaded if it is a name, wrapped if an adapter is asked for.
+def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None, *, dropout: bool = False) -> Any:
+    """The model to train: loaded if it is a name, wrapped if an adapter is asked for, without dropout unless wanted.
 
     Raises:
         ValueError: when an adapter is asked for and `peft` is not installed.
     """
     policy = load_policy(model, **init_kwargs) if isinstance(model, str) else model
-    if peft_config is None:
-        return policy
-    try:
-        from peft import get_peft_model
-    except ImportError as error:
-        raise ValueError("an adapter needs the package peft: pip install 'dunwu[peft]'") from error
-    return get_peft_model(policy, peft_config)
+    if peft_config is not None:
+        try:
+            from peft import get_peft_model
+        except ImportError as error:
+            raise ValueError("an adapter needs the package peft: pip install 'dunwu[peft]'") from error
+        policy = get_peft_model(policy, peft_config)
+    if not dropout:
+        disable_dropout(policy)
+    return policy
 
 
 def load_tokenizer(name_or_path: str, **options: Any) -> Any:

@@ -44,7 +44,6 @@ from dunwu.ledger import Ledger
 from dunwu.policy import (
     Reference,
     as_policy,
-    disable_dropout,
     forward_logps,
     no_bars,
     tokenizer_of,
@@ -104,15 +103,12 @@ class GRPOTrainer(Trainer):
         observers: Sequence[Observer] = (),
     ) -> None:
         args = args if args is not None else GRPOConfig(output_dir="outputs")
-        policy = as_policy(model, cast("dict[str, Any]", args.model_init_kwargs or {}), peft_config)
+        init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
+        policy = as_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
         tokenizer = processing_class if processing_class is not None else tokenizer_of(policy)
-        if args.disable_dropout:
-            disable_dropout(policy)
         self.objective: Objective = Objective(**args.objective_choices())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
         self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
-        if self.prompts:
-            self.scorer.check_columns(self.prompts[0].row)
         self.observers = list(observers)
         self._pending: Pending | None = None
         self._ledger = Ledger()
@@ -136,6 +132,8 @@ class GRPOTrainer(Trainer):
         return GenerateEngine(self.model, self.processing_class, autocast=autocast)
 
     def _wired(self) -> Collector:
+        if self.prompts:
+            self.scorer.check_columns(self.prompts[0].row)
         if self.reference is not None and self.reference.copy is not None:
             self.reference.copy.to(self.args.device)
         return Collector(

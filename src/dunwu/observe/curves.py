@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["draw_curves"]
 
@@ -38,20 +39,24 @@ def draw_curves(
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, metrics) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for metric in metrics:
-            xs = [entry["step"] for entry in steps if metric in entry]
-            ys = [entry[metric] for entry in steps if metric in entry]
-            (line,) = axes.plot(xs, running_mean(ys, smooth), linewidth=2, label=_short(metric))
-            axes.plot(xs, ys, color=line.get_color(), alpha=0.25, linewidth=1)
-        axes.set_title(name)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        _panel(axes, name, metrics, steps, smooth)
     if title:
         figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
+
+
+def _panel(axes: Any, name: str, metrics: Sequence[str], steps: Sequence[Mapping[str, float]], smooth: int) -> None:
+    for metric in metrics:
+        xs = [entry["step"] for entry in steps if metric in entry]
+        ys = [entry[metric] for entry in steps if metric in entry]
+        (line,) = axes.plot(xs, running_mean(ys, smooth), linewidth=2, label=_short(metric))
+        axes.plot(xs, ys, color=line.get_color(), alpha=0.25, linewidth=1)
+    axes.set_title(name)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
