@@ -58,9 +58,9 @@ def _weights(args: GRPOConfig, model: Any) -> str:
     forward = " (forward in bfloat16)" if args.bf16 else " (forward in float16)" if args.fp16 else ""
     name = str(dtype).removeprefix("torch.")
     warning = ""
-    if name == "bfloat16" and args.learning_rate < 1e-4:
+    if name == "bfloat16" and args.learning_rate < 2e-5:
         warning = (
-            ". Steps this small move under a tenth of bfloat16 weights, the others round back: load the model in "
+            ". Steps this small leave most bfloat16 weights where they were, rounded back: load the model in "
             "float32 (the default) and let autocast compute in bfloat16"
         )
     return f"{trains:,} of {total:,} parameters train, in {name}{forward} on {args.device}{warning}"
