@@ -5,6 +5,7 @@ They reach tests as fixtures (`tiny`, `make_trainer`), because the test folder i
 
 from __future__ import annotations
 
+import functools
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -95,6 +96,21 @@ class Tiny:
         return make_model(make_config(**(shared | sizes | own | config)))
 
     @staticmethod
+    def exact(model: Any) -> Any:
+        """The model in float64 throughout.
+
+        transformers computes norms and rotary angles in float32 whatever the dtype, and a vectorised rsqrt or cosine
+        rounds by an element's place in memory: two cuts of one step would differ by 1e-8, and 1e-12 prove nothing.
+        """
+        model.double()
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = functools.partial(_exact_norm, module)
+            if hasattr(module, "inv_freq"):
+                module.forward = functools.partial(_exact_angles, module)
+        return model
+
+    @staticmethod
     def prompts(*texts: str, tokenizer: Any = None) -> list[Prompt]:
         """Prompts of these texts."""
         rows = [{"prompt": text} for text in texts]
@@ -134,6 +150,16 @@ class Tiny:
         assert one.keys() == other.keys()
         difference = sum(float((one[n].double() - other[n].double()).square().sum()) for n in one)
         return (difference / sum(float(one[n].double().square().sum()) for n in one)) ** 0.5
+
+
+def _exact_norm(module: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
+
+
+def _exact_angles(module: Any, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    angles = position_ids[..., None].double() * module.inv_freq.double()
+    both = torch.cat([angles, angles], dim=-1)
+    return both.cos() * module.attention_scaling, both.sin() * module.attention_scaling
 
 
 def lowercase(completions: Sequence[str], **_: Any) -> list[float]:

@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 from dunwu import algorithm
 from dunwu.algorithm import Objective
 from dunwu.config import PRESETS, GRPOConfig
-from dunwu.policy import forward_logps, load_policy
+from dunwu.forward import forward_logps
+from dunwu.policy import load_policy
 from dunwu.records import Batch
 from dunwu.rollout import kl_penalties, with_advantages, with_penalties
 
@@ -330,9 +331,10 @@ def test_a_kl_in_the_reward_is_taken_off_each_rollout_as_a_sum_over_its_counted_
     """Guards against a mean over tokens (long drift would cost as little as short) and against padding counted in."""
     sampler = torch.tensor([[-1.0, -2.0], [-1.0, -7.0]])
     batch = Batch(
-        ids_BT=torch.zeros(2, 3, dtype=torch.long),
-        attention_BT=torch.ones(2, 3, dtype=torch.long),
-        positions_BT=torch.arange(3).repeat(2, 1),
+        prompts=((5,),),
+        prompt_index=(0, 0),
+        lengths=(2, 2),
+        completion_ids_BC=torch.zeros(2, 2, dtype=torch.long),
         mask_BC=torch.tensor([[1.0, 1.0], [1.0, 0.0]]),
         sampler_logps_BC=sampler,
         advantages_B=torch.zeros(2),
@@ -358,9 +360,10 @@ def batch_of(ids: Tensor, completion: int) -> Batch:
     rows = len(ids)
     zeros = torch.zeros(rows, completion)
     return Batch(
-        ids_BT=ids,
-        attention_BT=torch.ones_like(ids),
-        positions_BT=torch.arange(ids.shape[1]).repeat(rows, 1),
+        prompts=tuple(tuple(row) for row in ids[:, :-completion].tolist()),
+        prompt_index=tuple(range(rows)),
+        lengths=(completion,) * rows,
+        completion_ids_BC=ids[:, -completion:],
         mask_BC=torch.ones(rows, completion),
         sampler_logps_BC=zeros,
         advantages_B=torch.zeros(rows),
@@ -371,7 +374,7 @@ def batch_of(ids: Tensor, completion: int) -> Batch:
 def test_a_uniform_model_gives_minus_log_v_everywhere(tiny):
     model = tiny.model("qwen2")
     torch.nn.init.zeros_(model.lm_head.weight)
-    found, entropy = forward_logps(model, batch_of(torch.randint(5, 40, (2, 9)), 6), 1.0, entropy=True)
+    found, entropy = forward_logps(model, batch_of(torch.randint(5, 40, (2, 9)), 6), 1.0)
     torch.testing.assert_close(found, torch.full((2, 6), -math.log(tiny.vocabulary)))
     torch.testing.assert_close(entropy, torch.full((2, 6), math.log(tiny.vocabulary)))
 

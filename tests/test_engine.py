@@ -16,8 +16,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dunwu.engines import GenerateEngine, sequence_seed
+from dunwu.engines import FastEngine, GenerateEngine, sequence_seed
 from dunwu.engines.sampling import draw, uniforms, warp
+from dunwu.families import why_not_known
 from dunwu.records import Sampling
 
 ENDS = list(range(5, 25))
@@ -38,6 +39,10 @@ def theirs(sampling: Sampling) -> LogitsProcessorList:
     if sampling.min_p:
         found.append(MinPLogitsWarper(sampling.min_p))
     return found
+
+
+def present(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    return torch.zeros(len(ids), vocabulary, dtype=torch.bool).scatter_(1, ids, True)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +69,14 @@ def test_warped_logits_are_those_of_transformers(options):
     logits = torch.randn(50, 64, generator=generator) * 3
     seen = torch.randint(0, 64, (50, 9), generator=generator)
     sampling = Sampling(**options)
-    torch.testing.assert_close(warp(logits, sampling, seen), theirs(sampling)(seen, logits.clone()))
+    torch.testing.assert_close(warp(logits, sampling, present(seen, 64)), theirs(sampling)(seen, logits.clone()))
 
 
 def test_warping_leaves_the_models_own_logits_alone():
     logits = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     kept = logits.clone()
-    warp(logits, Sampling(temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.2), torch.tensor([[1], [2]]))
+    seen = present(torch.tensor([[1], [2]]), 8)
+    warp(logits, Sampling(temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.2), seen)
     assert torch.equal(logits, kept)
 
 
@@ -117,23 +123,32 @@ def test_a_rows_random_numbers_come_from_its_own_seed_alone():
     assert not torch.equal(together[0], together[1])
 
 
-# -- the engine ----------------------------------------------------------------------------------------------------
+# -- the engines: all that is asked of one is asked of both ---------------------------------------------------------
 
 
-def engine_of(tiny, family="qwen2", *, ends=None, tokenizer=None, **options):
-    model = tiny.model(family).eval()
-    if ends is not None:
-        model.generation_config.eos_token_id = ends
-    return GenerateEngine(model, tokenizer or tiny.tokenizer(), **options)
+@pytest.fixture(params=["generate", "fast"])
+def engine_of(tiny, request):
+    """Makes an engine on a random model; the fast one is skipped, by name, for a family it does not know."""
+
+    def make(family="qwen2", *, ends=None, tokenizer=None, **options):
+        model = tiny.model(family).eval()
+        if ends is not None:
+            model.generation_config.eos_token_id = ends
+        if request.param == "fast" and why_not_known(model):
+            pytest.skip(f"the fast engine does not know {family}")
+        kind = {"generate": GenerateEngine, "fast": FastEngine}[request.param]
+        return kind(model, tokenizer or tiny.tokenizer(), **options)
+
+    return make
 
 
 TEXTS = ("a", "what is 2+2", "hello there", "ab", "1", "the end")
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "gpt2", "qwen3"])
-def test_greedy_completions_are_those_of_generate_token_for_token(tiny, family):
+def test_greedy_completions_are_those_of_generate_token_for_token(engine_of, tiny, family):
     """Prompts of different lengths in one batch, two ways of ending: positions, cache and end must all be right."""
-    engine = engine_of(tiny, family, ends=ENDS)
+    engine = engine_of(family, ends=ENDS)
     prompts = tiny.prompts(*TEXTS)
     completions = engine.generate(prompts, Sampling(n=1, max_new_tokens=12, temperature=0.0))
     finishes = set()
@@ -153,9 +168,9 @@ def test_greedy_completions_are_those_of_generate_token_for_token(tiny, family):
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0.8])
-def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(tiny, penalty):
+def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(engine_of, tiny, penalty):
     """Guards against a penalty on padding: the pad token would become less likely in short prompts only."""
-    engine = engine_of(tiny, "llama")
+    engine = engine_of("llama")
     prompts = tiny.prompts(*TEXTS)
     sampling = Sampling(n=1, max_new_tokens=10, temperature=0.0, repetition_penalty=penalty)
     for prompt, (completion,) in zip(prompts, engine.generate(prompts, sampling), strict=True):
@@ -171,12 +186,12 @@ def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(tiny
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_rows_that_finish_and_leave_the_batch_change_no_other_row(tiny, family):
+def test_rows_that_finish_and_leave_the_batch_change_no_other_row(engine_of, tiny, family):
     """Guards against a cache gathered in another order than the rows: completions would then mix prompts."""
     prompts = tiny.prompts(*TEXTS)
     sampling = Sampling(n=8, max_new_tokens=16, seed=5)
-    early = engine_of(tiny, family, ends=ENDS).generate(prompts, sampling)
-    never = engine_of(tiny, family, ends=1).generate(prompts, sampling)
+    early = engine_of(family, ends=ENDS).generate(prompts, sampling)
+    never = engine_of(family, ends=1).generate(prompts, sampling)
     lengths = {len(c.ids) for group in early for c in group}
     assert len(lengths) > 6, "rows must finish at different times, or nothing is tested"
     for short, long in zip(chain(*early), chain(*never), strict=True):
@@ -184,9 +199,9 @@ def test_rows_that_finish_and_leave_the_batch_change_no_other_row(tiny, family):
         assert short.logps == pytest.approx(long.logps[: len(short.logps)], abs=1e-5)
 
 
-def test_the_end_token_is_part_of_the_completion_and_not_of_its_text(tiny):
+def test_the_end_token_is_part_of_the_completion_and_not_of_its_text(engine_of, tiny):
     """Dropping the end token from training is how a model forgets to stop."""
-    engine = engine_of(tiny, ends=[1, 4])
+    engine = engine_of(ends=[1, 4])
     sampling = Sampling(n=64, max_new_tokens=60, temperature=1.5)
     completions = [c for group in engine.generate(tiny.prompts(*TEXTS), sampling) for c in group]
     stopped = [c for c in completions if c.finish == "stop"]
@@ -199,31 +214,31 @@ def test_the_end_token_is_part_of_the_completion_and_not_of_its_text(tiny):
     assert all(len(c.ids) == 60 for c in completions if c.finish == "length")
 
 
-def test_end_tokens_are_those_of_the_tokenizer_and_of_the_generation_config(tiny):
+def test_end_tokens_are_those_of_the_tokenizer_and_of_the_generation_config(engine_of, tiny):
     """Instruct models often name two; stopping at one of them only lets completions run to the limit."""
-    assert engine_of(tiny, ends=[4, 7]).end_ids == [1, 4, 7]
-    assert engine_of(tiny, ends=4).end_ids == [1, 4]
-    engine = engine_of(tiny)
+    assert engine_of(ends=[4, 7]).end_ids == [1, 4, 7]
+    assert engine_of(ends=4).end_ids == [1, 4]
+    engine = engine_of()
     engine.model.generation_config.eos_token_id = None
-    assert GenerateEngine(engine.model, tiny.tokenizer()).end_ids == [1]
+    assert type(engine)(engine.model, tiny.tokenizer()).end_ids == [1]
 
 
 @pytest.mark.parametrize("pad", [None, "<eos>"])
-def test_a_missing_pad_token_or_one_that_is_the_end_token_changes_nothing(tiny, pad):
+def test_a_missing_pad_token_or_one_that_is_the_end_token_changes_nothing(engine_of, tiny, pad):
     """pad = eos is the usual set-up of base models; comparing ids with the pad id then masks the end token."""
     sampling = Sampling(n=4, max_new_tokens=12, seed=1)
     prompts = tiny.prompts(*TEXTS)
-    normal = engine_of(tiny, ends=ENDS).generate(prompts, sampling)
-    other = engine_of(tiny, ends=ENDS, tokenizer=tiny.tokenizer(pad=pad)).generate(prompts, sampling)
+    normal = engine_of(ends=ENDS).generate(prompts, sampling)
+    other = engine_of(ends=ENDS, tokenizer=tiny.tokenizer(pad=pad)).generate(prompts, sampling)
     assert [[c.ids for c in group] for group in normal] == [[c.ids for c in group] for group in other]
 
 
 @pytest.mark.parametrize(
     "options", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.3}, {"temperature": 0.3}], ids=lambda o: next(iter(o))
 )
-def test_log_probabilities_are_of_the_distribution_that_was_sampled(tiny, options):
+def test_log_probabilities_are_of_the_distribution_that_was_sampled(engine_of, tiny, options):
     """After top-k 3 the kept tokens' probabilities add up to 1: a completion's first token shows it."""
-    engine = engine_of(tiny)
+    engine = engine_of()
     (prompt,) = tiny.prompts("what is 2+2")
     (group,) = engine.generate([prompt], Sampling(n=256, max_new_tokens=1, **options))
     chances = {c.ids[0]: math.exp(c.logps[0]) for c in group}
@@ -234,8 +249,8 @@ def test_log_probabilities_are_of_the_distribution_that_was_sampled(tiny, option
     assert set(chances) <= {i for i, p in enumerate(exact.tolist()) if p > 0}
 
 
-def test_the_training_mode_is_put_back_after_generating(tiny):
-    engine = engine_of(tiny)
+def test_the_training_mode_is_put_back_after_generating(engine_of, tiny):
+    engine = engine_of()
     engine.model.train()
     engine.generate(tiny.prompts("a"), Sampling(n=2, max_new_tokens=2))
     assert engine.model.training

@@ -14,36 +14,45 @@ import dunwu
 
 SOURCE = Path(dunwu.__file__).parent
 
-GROUND = {"records", "words", "voice"}
+GROUND = {"records", "words", "voice", "ranks", "memory"}
 LAW = {
     # floor 1
     "records": set(),
     "words": set(),
     "voice": set(),
+    "ranks": set(),
     "algorithm": set(),
+    "families": set(),
+    "memory": set(),
+    "head": {"algorithm"},
     "config": {"words"},
     # floor 2
     "prompts": {"records"},
-    "policy": {"records", "algorithm"},
+    "packed": {"records", "families"},
+    "forward": {"records", "algorithm", "families", "head", "packed"},
+    "policy": {"records", "forward"},
     "rollout": {"records", "algorithm"},
     "checkpoint": {"records", "voice"},
     "ledger": set(),
-    "engines": {"records"},
+    "engines": {"records", "families", "head", "memory", "voice"},
+    "budget": {"families", "forward", "head", "rollout"} | GROUND,
     "rewards": {"records", "words"},
     "tasks": {"records", "words", "rewards"},
     "base": {"records", "tasks"},
     "observe": {"records"},
     # floor 3
     "evaluation": {"records"},
-    "briefing": {"records", "algorithm", "config", "policy"},
-    "collector": {"algorithm", "checkpoint", "config", "policy", "prompts", "rollout"} | GROUND,
+    "briefing": {"algorithm", "config", "policy", "prompts"} | GROUND,
+    "collector": {"algorithm", "budget", "checkpoint", "config", "policy", "prompts", "rollout"} | GROUND,
     "trainer": {
         "algorithm",
         "briefing",
+        "budget",
         "checkpoint",
         "collector",
         "config",
         "engines",
+        "forward",
         "ledger",
         "policy",
         "prompts",

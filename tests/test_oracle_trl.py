@@ -22,7 +22,7 @@ from dunwu import algorithm
 from dunwu.algorithm import Objective
 from dunwu.config import GRPOConfig
 from dunwu.engines import GenerateEngine
-from dunwu.policy import forward_logps
+from dunwu.forward import forward_logps, padded
 from dunwu.records import Batch, Sampling
 from dunwu.rollout import collect, counted_lengths, pack, with_advantages
 
@@ -145,10 +145,11 @@ def ours(scene: Any, tmp_path: Any, *, with_old: bool, masked: bool = False, **o
 def their_inputs(scene: Any, batch: Batch, lengths: list[int], *, with_old: bool) -> dict[str, torch.Tensor]:
     width = batch.mask_BC.shape[1]
     counted = torch.tensor([[float(lengths[i] > 0)] for i in batch.rollout_index])
+    ids, attention, _ = padded(batch)
     inputs = {
-        "prompt_ids": batch.ids_BT[:, :-width],
-        "prompt_mask": batch.attention_BT[:, :-width],
-        "completion_ids": batch.ids_BT[:, -width:],
+        "prompt_ids": ids[:, :-width],
+        "prompt_mask": attention[:, :-width],
+        "completion_ids": ids[:, -width:],
         "completion_mask": (batch.mask_BC * counted).long(),
         "advantages": batch.advantages_B,
         "num_items_in_batch": (batch.mask_BC * counted).sum(),
@@ -235,9 +236,10 @@ def test_log_probabilities_at_a_temperature_are_those_of_trl(scene, their_traine
     (batch,) = pack(groups, aggregation="token", tokens=100_000)
     trainer = their_trainer(temperature=temperature)
     with torch.no_grad():
-        logps, entropy = forward_logps(scene.policy, batch, temperature, entropy=True)
+        logps, entropy = forward_logps(scene.policy, batch, temperature)
+        ids, attention, _ = padded(batch)
         expected, expected_entropy, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, batch.ids_BT, batch.attention_BT, batch.mask_BC.shape[1], compute_entropy=True
+            trainer.model, ids, attention, batch.mask_BC.shape[1], compute_entropy=True
         )
     mask = batch.mask_BC.bool()
     torch.testing.assert_close(logps[mask], expected[mask], atol=1e-5, rtol=0)

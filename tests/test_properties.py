@@ -13,7 +13,9 @@ from transformers import TrainerCallback
 from dunwu import algorithm
 from dunwu.algorithm import Objective
 from dunwu.engines import GenerateEngine
-from dunwu.policy import Reference, forward_logps
+from dunwu.forward import forward_logps, padded
+from dunwu.packed import layout_of
+from dunwu.policy import Reference
 from dunwu.prompts import PromptOrder
 from dunwu.records import Completion, Sampling, Step
 from dunwu.rewards import RewardRunner
@@ -56,10 +58,9 @@ def said(*ids: int, finish="stop") -> Completion:
 def test_any_cut_of_a_step_gives_the_same_gradient(tiny, make_trainer, name, dtype, tolerance):
     """A mean of micro-batch means weighs tokens by the company they are in: the best-known bug of accumulation."""
     gradients, numbers = [], set()
-    for budget in (100_000, 200, 90, 40, 1):
-        trainer = make_trainer(
-            two_ended(tiny).to(dtype), loss_type=name, tokens_per_micro_batch=budget, beta=0.1, num_generations=6
-        )
+    for budget in (100_000, 110, 60, 30, 1):
+        model = two_ended(tiny) if dtype == torch.float32 else tiny.exact(two_ended(tiny))
+        trainer = make_trainer(model, loss_type=name, tokens_per_micro_batch=budget, beta=0.1, num_generations=6)
         gradients.append(tiny.backward(trainer, trainer.prompts))
         numbers.add(len(trainer._pending.batches))
     assert len(numbers) == 5 and min(numbers) == 1, "five different cuts"
@@ -71,7 +72,7 @@ def test_any_cut_of_a_step_gives_the_same_gradient(tiny, make_trainer, name, dty
 def test_the_order_of_prompts_does_not_change_the_gradient(tiny, make_trainer, name):
     gradients = []
     for order in (slice(None), slice(None, None, -1)):
-        trainer = make_trainer(two_ended(tiny).double(), loss_type=name, tokens_per_micro_batch=90)
+        trainer = make_trainer(tiny.exact(two_ended(tiny)), loss_type=name, tokens_per_micro_batch=90)
         gradients.append(tiny.backward(trainer, trainer.prompts[order]))
     assert tiny.far(*gradients) < 1e-12
 
@@ -97,16 +98,16 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
             seen["gradients"], seen["pending"] = tiny.gradients(model), trainer._pending
 
     trainer = make_trainer(
-        two_ended(tiny).double(),
+        tiny.exact(two_ended(tiny)),
         loss_type=name,
         beta=0.1,
         max_steps=1,
         max_grad_norm=0.0,
-        tokens_per_micro_batch=40,
+        tokens_per_micro_batch=24,
         extras={"callbacks": [Look()]},
     )
     trainer.train()
-    pending, model = seen["pending"], two_ended(tiny).double()
+    pending, model = seen["pending"], tiny.exact(two_ended(tiny))
     assert len(pending.batches) > 2
     aggregation = trainer.objective.aggregation
     (batch,) = pack(pending.groups, aggregation=aggregation, tokens=100_000)
@@ -170,7 +171,7 @@ def test_rewards_get_the_columns_of_their_own_row(tiny):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stands_in_padding_changes_nothing_bit_for_bit(tiny, family):
-    """Right padding after the end token, left padding before the prompt: any id may stand there."""
+    """Padding after the end token: any id may stand there, the end token's own included."""
     model = tiny.model(family)
     long, short = tiny.prompts("a longer prompt", "abc")
     groups = [
@@ -180,9 +181,10 @@ def test_what_stands_in_padding_changes_nothing_bit_for_bit(tiny, family):
     (batch,) = pack(groups, aggregation="token", tokens=10_000)
     found = []
     for fill in (0, 1, 17):
-        ids = torch.where(batch.attention_BT.bool(), batch.ids_BT, fill)
+        real = torch.arange(batch.mask_BC.shape[1]) < torch.tensor(batch.lengths).unsqueeze(1)
+        ids = torch.where(real, batch.completion_ids_BC, fill)
         model.zero_grad()
-        logps, _ = forward_logps(model, replace(batch, ids_BT=ids), 1.0)
+        logps, _ = forward_logps(model, replace(batch, completion_ids_BC=ids), 1.0)
         loss = (logps * batch.weights_BC * batch.advantages_B.unsqueeze(1)).sum()
         loss.backward()
         found.append((float(loss.detach()), tiny.gradients(model)))
@@ -207,8 +209,9 @@ def test_the_end_token_has_a_gradient_and_nothing_after_it_has(tiny):
     assert slopes[1] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
 
 
-def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantage(tiny):
-    """Rows are sorted by length before they are cut into batches: everything must move together."""
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantage(tiny, shared):
+    """Rows may be sorted by length before they are cut into batches: everything must move together."""
     engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
     asked = engine.generate(tiny.prompts("a", "hello there", "abc"), Sampling(n=5, max_new_tokens=9))
     prompts = tiny.prompts("a", "hello there", "abc")
@@ -218,38 +221,42 @@ def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantag
     ]
     flat = [(g.prompt, r) for g in groups for r in g.rollouts]
     seen = []
-    for batch in pack(groups, aggregation="token", tokens=60):
+    for batch in pack(groups, aggregation="token", tokens=60, shared_prompts=shared):
+        ids, attention, positions = padded(batch)
         for row, index in enumerate(batch.rollout_index):
             prompt, rollout = flat[index]
-            real = batch.attention_BT[row].bool()
-            assert batch.ids_BT[row][real].tolist() == [*prompt.ids, *rollout.completion.ids]
-            assert batch.positions_BT[row][real].tolist() == list(range(int(real.sum())))
+            assert batch.prompts[batch.prompt_index[row]] == prompt.ids
+            assert batch.lengths[row] == len(rollout.completion.ids)
+            real = attention[row].bool()
+            assert ids[row][real].tolist() == [*prompt.ids, *rollout.completion.ids]
+            assert positions[row][real].tolist() == list(range(int(real.sum())))
             counted = batch.mask_BC[row].bool()
-            width = batch.mask_BC.shape[1]
-            assert batch.ids_BT[row, -width:][counted].tolist() == list(rollout.completion.ids)
+            assert batch.completion_ids_BC[row][counted].tolist() == list(rollout.completion.ids)
             assert batch.sampler_logps_BC[row][counted].tolist() == pytest.approx(rollout.completion.logps)
             assert float(batch.advantages_B[row]) == rollout.advantage
             seen.append(index)
     assert sorted(seen) == list(range(15))
 
 
-def test_a_batch_holds_no_more_padded_tokens_than_its_budget(tiny):
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_forward_pass_computes_no_more_tokens_than_the_budget(tiny, shared):
     engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
     prompts = tiny.prompts("a", "hello there", "abc")
     asked = engine.generate(prompts, Sampling(n=8, max_new_tokens=9))
     groups = [tiny.group(p, c, [1.0] * 8) for p, c in zip(prompts, asked, strict=True)]
-    sizes = [batch.ids_BT.numel() for batch in pack(groups, aggregation="token", tokens=60)]
-    assert max(sizes) <= 60 and len(sizes) > 3
-    alone = pack(groups, aggregation="token", tokens=1)
-    assert [len(batch.ids_BT) for batch in alone] == [1] * 24, "a row longer than the budget stands alone"
+    batches = pack(groups, aggregation="token", tokens=60, shared_prompts=shared)
+    sizes = [len(layout_of(batch).ids_N) if shared else padded(batch)[0].numel() for batch in batches]
+    assert max(sizes) <= 60 and len(sizes) > 1
+    alone = pack(groups, aggregation="token", tokens=1, shared_prompts=shared)
+    assert [len(batch.lengths) for batch in alone] == [1] * 24, "a row longer than the budget stands alone"
 
 
-def test_rows_of_like_length_share_a_batch(tiny):
+def test_rows_of_like_length_share_a_padded_batch(tiny):
     """In sampling order each batch would be padded to its longest row: twice the computation here."""
     short, long = said(30, 1), said(*range(30, 50))
     groups = [tiny.group(tiny.prompts("abc")[0], [short, long, short, long], [1.0, -1.0, 1.0, -1.0])]
-    batches = pack(groups, aggregation="token", tokens=2 * 23)
-    assert [(batch.rollout_index, batch.ids_BT.shape[1]) for batch in batches] == [((0, 2), 5), ((1, 3), 23)]
+    batches = pack(groups, aggregation="token", tokens=2 * 23, shared_prompts=False)
+    assert [(batch.rollout_index, padded(batch)[0].shape[1]) for batch in batches] == [((0, 2), 5), ((1, 3), 23)]
 
 
 # -- 13: a row alone is the row in a batch -------------------------------------------------------------------------
@@ -616,11 +623,11 @@ def test_skipping_rollouts_without_advantage_leaves_the_gradient_as_it_was(tiny,
     def reward(prompts, completions, **_):
         return [1.0 if "o" in p else float(len(c) % 3) for p, c in zip(prompts, completions, strict=True)]
 
-    trainer = make_trainer(two_ended(tiny).double(), reward, loss_type=name)
+    trainer = make_trainer(tiny.exact(two_ended(tiny)), reward, loss_type=name)
     skipped = tiny.backward(trainer)
     pending = trainer._pending
     every = pack(pending.groups, aggregation=trainer.objective.aggregation, tokens=4096)
-    rows, all_rows = (sum(len(b.ids_BT) for b in batches) for batches in (pending.batches, every))
+    rows, all_rows = (sum(len(b.lengths) for b in batches) for batches in (pending.batches, every))
     assert rows < all_rows == 24
     trainer.model.zero_grad()
     trainer.training_step(trainer.model, every, pending.denominator)
@@ -630,4 +637,4 @@ def test_skipping_rollouts_without_advantage_leaves_the_gradient_as_it_was(tiny,
 def test_rollouts_without_advantage_are_kept_where_a_kl_in_the_loss_needs_them(tiny, make_trainer):
     trainer = make_trainer(two_ended(tiny), lambda completions, **_: [1.0] * len(completions), beta=0.1)
     tiny.backward(trainer)
-    assert sum(len(batch.ids_BT) for batch in trainer._pending.batches) == 24
+    assert sum(len(batch.lengths) for batch in trainer._pending.batches) == 24

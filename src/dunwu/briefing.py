@@ -11,9 +11,11 @@ from typing import Any
 from dunwu.algorithm import Objective
 from dunwu.config import GRPOConfig
 from dunwu.policy import trainable_parameters
-from dunwu.records import Group
+from dunwu.prompts import describe_prompt
+from dunwu.records import Group, Prompt
+from dunwu.voice import voice
 
-__all__ = ["briefing", "some_completions"]
+__all__ = ["briefing", "introduce", "some_completions"]
 
 
 def briefing(
@@ -26,6 +28,25 @@ def briefing(
         _what_to_watch(args, objective),
         *_learning_rate_warning(args, model),
     ]
+
+
+def introduce(
+    args: GRPOConfig,
+    objective: Objective,
+    *,
+    model: Any,
+    prompts: Sequence[Prompt],
+    steps_an_epoch: int,
+    max_steps: int,
+    tokenizer: Any,
+) -> None:
+    """Say the briefing, and the first prompt as the model sees it, token by token."""
+    say = voice().info
+    for sentence in briefing(
+        args, objective, model=model, prompts=len(prompts), steps_an_epoch=steps_an_epoch, max_steps=max_steps
+    ):
+        say(sentence)
+    say("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
 
 
 def some_completions(groups: Sequence[Group], count: int) -> str:

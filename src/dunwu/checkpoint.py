@@ -27,6 +27,7 @@ __all__ = [
     "keep_bad_step",
     "last_whole_checkpoint",
     "load_pending",
+    "refused_step",
     "save_pending",
     "whole_or_nothing",
 ]
@@ -133,6 +134,16 @@ def whole_or_nothing(folder: Path, needed_bytes: int) -> Iterator[None]:
                 "output_dir elsewhere; the last whole checkpoint is still there"
             ) from error
         raise
+
+
+def refused_step(folder: Path, step: int, pending: Pending, loss: float, norm: float) -> NonFiniteError:
+    """The error of a step that is not taken; its rollouts and batches are kept in `folder`."""
+    where = keep_bad_step(folder, step, pending)
+    return NonFiniteError(
+        f"step {step} was not taken: its loss is {loss:g} and its gradient norm {norm:g}. The weights are those of "
+        f"step {step - 1}; the rollouts and batches are in {where}. Lower learning_rate, or look there for a "
+        "log-probability that is not a number"
+    )
 
 
 def keep_bad_step(folder: Path, step: int, pending: Pending) -> Path:

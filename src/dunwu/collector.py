@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from dunwu.algorithm import Objective, denominator
+from dunwu.budget import TokenBudget
 from dunwu.checkpoint import Pending
 from dunwu.config import GRPOConfig
 from dunwu.policy import Reference, room_for_prompts
 from dunwu.prompts import PromptSettings, build_prompts
+from dunwu.ranks import gathered
 from dunwu.records import Batch, Engine, Group, Prompt, Row, Sampling
 from dunwu.rollout import (
     RolloutFacts,
@@ -54,6 +56,10 @@ class Collector:
     """The reference model; None without a KL term."""
     precision: Callable[[], AbstractContextManager[Any]]
     """The trainer's autocast: the reference must compute as the policy does."""
+    budget: TokenBudget
+    """Tokens a forward pass may compute."""
+    shared_prompts: bool = True
+    """Whether the forward computes a prompt once for all its completions."""
 
     def step(self, prompts: Sequence[Prompt], model: Any, index: int) -> Pending:
         """Sample and pack step `index` from the weights of `model`; this rank's share of the prompts."""
@@ -61,17 +67,22 @@ class Collector:
         self.engine.load(model)
         groups = self._sampled(prompts, self.sampling(step=index))
         rollout_time = time.perf_counter() - began
+        with self.precision():
+            self.budget.settle(model, lambda tokens: self._sample(groups, tokens))
         if self.objective.beta and self.objective.kl_in == "reward":
             groups = self._penalised(groups)
         groups = with_advantages(groups, self.objective, others=self._others(groups))
         masked = self.args.mask_truncated_completions
-        lengths = self.gathered(counted_lengths(groups, mask_truncated=masked))
+        lengths = gathered(counted_lengths(groups, mask_truncated=masked), self.args.world_size)
         return Pending(
             groups=groups,
             batches=self._packed(groups),
             denominator=denominator(lengths, self.objective.aggregation, self.args.max_completion_length),
             updates_left=self.args.num_iterations,
-            metrics={**rollout_metrics(self.gathered(rollout_facts(groups))), "time/rollout": rollout_time},
+            metrics={
+                **rollout_metrics(gathered(rollout_facts(groups), self.args.world_size)),
+                "time/rollout": rollout_time,
+            },
         )
 
     def held_out(self, prompts: Sequence[Prompt], model: Any) -> list[RolloutFacts]:
@@ -79,7 +90,7 @@ class Collector:
         self.engine.load(model)
         # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
         sampling = self.sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
-        return self.gathered(rollout_facts(self._sampled(prompts, sampling)))
+        return gathered(rollout_facts(self._sampled(prompts, sampling)), self.args.world_size)
 
     def sampling(self, *, step: int, n: int | None = None) -> Sampling:
         """How the run samples at a step."""
@@ -92,17 +103,10 @@ class Collector:
             top_p=args.top_p,
             min_p=args.min_p or 0.0,
             repetition_penalty=args.repetition_penalty,
+            stop=tuple(args.stop_strings or ()),
             seed=args.seed,
             step=step,
         )
-
-    def gathered(self, items: list[Any]) -> list[Any]:
-        """The items of all ranks, in rank order."""
-        if self.args.world_size == 1:
-            return items
-        from accelerate.utils import gather_object
-
-        return cast("list[Any]", gather_object(items))
 
     def _sampled(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
         # Every world_size-th prompt: groups stay whole, so that no reward has to travel.
@@ -114,29 +118,38 @@ class Collector:
         batches = pack(
             groups,
             aggregation=self.objective.aggregation,
-            tokens=self.args.tokens_per_micro_batch,
+            tokens=self._tokens(),
             mask_truncated=self.args.mask_truncated_completions,
             skip_zero_advantage=self.objective.zero_advantage_is_free,
+            shared_prompts=self.shared_prompts,
         )
         return [self._with_reference(batch) for batch in batches] if self.objective.beta else batches
 
     def _penalised(self, groups: list[Group]) -> list[Group]:
-        everything = pack(groups, aggregation="token", tokens=self.args.tokens_per_micro_batch)
+        everything = pack(groups, aggregation="token", tokens=self._tokens(), shared_prompts=self.shared_prompts)
         penalties = kl_penalties([self._with_reference(batch) for batch in everything], self.objective.kl_estimator)
         return with_penalties(groups, [self.objective.beta * penalty for penalty in penalties])
+
+    def _sample(self, groups: list[Group], tokens: int) -> list[Batch]:
+        batches = pack(groups[:1], aggregation="token", tokens=tokens, shared_prompts=self.shared_prompts)
+        return [batch.to(self.args.device) for batch in batches]
+
+    def _tokens(self) -> int:
+        assert self.budget.tokens is not None, "settled before anything is packed"
+        return self.budget.tokens
 
     def _with_reference(self, batch: Batch) -> Batch:
         assert self.reference is not None
         with self.precision():
             logps = self.reference.logps(batch.to(self.args.device), self.args.temperature)
-        return replace(batch, reference_logps_BC=logps.to(batch.ids_BT.device))
+        return replace(batch, reference_logps_BC=logps.to(batch.mask_BC.device))
 
     def _others(self, groups: list[Group]) -> list[Group]:
         """Groups of other ranks, where a batch-wide standard deviation needs their rewards."""
         if self.args.world_size == 1 or self.objective.scale != "batch":
             return []
         keys = {group.prompt.key for group in groups}
-        return [group for group in self.gathered(groups) if group.prompt.key not in keys]
+        return [group for group in gathered(groups, self.args.world_size) if group.prompt.key not in keys]
 
 
 def prompts_of(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:

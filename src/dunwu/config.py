@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from transformers import TrainingArguments
@@ -48,7 +48,11 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "batch_unit": ("auto", "completions", "prompts"),
     "long_prompts": ("drop", "cut"),
     "on_reward_error": ("raise", "skip"),
+    "engine": ("auto", "fast", "generate"),
 }
+
+_SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop_strings")
+"""Options of transformers' `generate` that the engines have too."""
 
 
 def _option(default: Any, help: str) -> Any:
@@ -85,7 +89,9 @@ class GRPOConfig(TrainingArguments):
     prompts_per_step: int | None = _option(None, "Prompts an optimizer step, over all ranks and micro-batches.")
     batch_unit: str = _option("auto", "What per_device_train_batch_size counts: completions, prompts, or auto.")
     num_iterations: int = _option(1, "Updates from the same rollouts (μ).")
-    tokens_per_micro_batch: int = _option(4096, "Padded tokens a forward pass may hold; changes memory, not results.")
+    tokens_per_micro_batch: int | None = _option(
+        None, "Tokens a forward pass may compute; changes memory, not results. None: what fits, measured."
+    )
 
     # Prompts and sampling
     max_prompt_length: int | None = _option(None, "Longest prompt in tokens; None: what the model's context leaves.")
@@ -98,6 +104,14 @@ class GRPOConfig(TrainingArguments):
     top_p: float = _option(1.0, "Sample from the most likely tokens that hold this probability; 1: all.")
     min_p: float | None = _option(None, "Drop tokens below this share of the most likely one's probability.")
     repetition_penalty: float = _option(1.0, "Above 1: tokens already present become less likely.")
+    stop_strings: list[str] | None = _option(None, "Strings that end a completion.")
+    generation_kwargs: dict[str, Any] | str | None = _option(
+        None, "Sampling options by transformers' names, over those above; one that no engine has is refused."
+    )
+    engine: str = _option("auto", "What makes completions: auto, fast (in process), generate (any model).")
+    engine_memory: float | None = _option(
+        None, "Most GiB for the engine's keys and values; None: a share of the free."
+    )
 
     # Rewards
     reward_weights: list[float] | None = _option(None, "One weight a reward function; None: all 1.")
@@ -134,7 +148,9 @@ class GRPOConfig(TrainingArguments):
         self._settle_checkpointing_name()
         # JSON strings, as a command line gives them, are read by TrainingArguments for the fields named here.
         self._VALID_DICT_FIELDS = [*type(self)._VALID_DICT_FIELDS, "model_init_kwargs", "chat_template_kwargs"]
+        self._VALID_DICT_FIELDS.append("generation_kwargs")
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self._apply_generation_kwargs()
         if isinstance(self.scale_rewards, bool):
             self.scale_rewards = "group" if self.scale_rewards else "none"
         self._check_choices()
@@ -196,6 +212,23 @@ class GRPOConfig(TrainingArguments):
                 setattr(self, new, getattr(self, old))
                 setattr(self, old, None)
 
+    def _apply_generation_kwargs(self) -> None:
+        """Each option goes to the field of its name; `generate` has dozens that no engine here has, and says so."""
+        names = {**{name: name for name in _SAMPLING}, "max_new_tokens": "max_completion_length"}
+        given = cast("dict[str, Any]", self.generation_kwargs or {})
+        for name, value in given.items():
+            if name == "do_sample" and value:
+                continue
+            if name not in names:
+                raise ValueError(
+                    f"generation_kwargs has {name}={value!r}, which the engines do not do"
+                    f"{nearest(name, [*names])}; remove it. They do: {', '.join(names)}"
+                )
+            if name == "stop_strings" and isinstance(value, str):
+                value = [value]
+            setattr(self, names[name], value)
+        self.generation_kwargs = None
+
     def _check_choices(self) -> None:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
@@ -203,7 +236,14 @@ class GRPOConfig(TrainingArguments):
                 raise ValueError(f"{name}={value!r} is unknown{nearest(str(value), [str(a) for a in allowed])}")
 
     def _check_ranges(self) -> None:
-        checks = {
+        for name, (fine, rule) in {**self._size_rules(), **self._sampling_rules(), **self._loss_rules()}.items():
+            if not fine:
+                raise ValueError(f"{name}={getattr(self, name)!r} does not work: it must be {rule}.")
+        if self.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size would break groups apart; lower tokens_per_micro_batch instead.")
+
+    def _size_rules(self) -> dict[str, tuple[bool, str]]:
+        return {
             "num_generations": (self.num_generations >= 2, "at least 2: one completion has nothing to compare with"),
             "num_generations_eval": (
                 self.num_generations_eval is None or self.num_generations_eval >= 1,
@@ -211,18 +251,34 @@ class GRPOConfig(TrainingArguments):
             ),
             "prompts_per_step": (self.prompts_per_step is None or self.prompts_per_step >= 1, "at least 1"),
             "num_iterations": (self.num_iterations >= 1, "at least 1"),
-            "tokens_per_micro_batch": (self.tokens_per_micro_batch >= 1, "at least 1"),
+            "tokens_per_micro_batch": (
+                self.tokens_per_micro_batch is None or self.tokens_per_micro_batch >= 1,
+                "at least 1, or None",
+            ),
+            "engine_memory": (self.engine_memory is None or self.engine_memory > 0, "above 0 GiB, or None"),
             "max_prompt_length": (
                 self.max_prompt_length is None or self.max_prompt_length >= 1,
                 "at least 1, or None",
             ),
             "max_completion_length": (self.max_completion_length >= 1, "at least 1"),
+        }
+
+    def _sampling_rules(self) -> dict[str, tuple[bool, str]]:
+        return {
+            "stop_strings": (
+                all(self.stop_strings or ["x"]),
+                "without empty strings: they would end every completion",
+            ),
             "temperature": (self.temperature > 0, "above 0: greedy completions of a prompt are all the same"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0; 1 is off"),
             "reward_timeout": (self.reward_timeout is None or self.reward_timeout > 0, "above 0 seconds"),
+        }
+
+    def _loss_rules(self) -> dict[str, tuple[bool, str]]:
+        return {
             "epsilon": (0 <= self.epsilon < 1, "between 0 and 1"),
             "epsilon_high": (self.epsilon_high is None or self.epsilon_high > 0, "above 0, or None for epsilon"),
             "delta": (
@@ -233,11 +289,6 @@ class GRPOConfig(TrainingArguments):
             "ref_model_mixup_alpha": (0 <= self.ref_model_mixup_alpha <= 1, "between 0 and 1"),
             "ref_model_sync_steps": (self.ref_model_sync_steps >= 1, "at least 1"),
         }
-        for name, (fine, rule) in checks.items():
-            if not fine:
-                raise ValueError(f"{name}={getattr(self, name)!r} does not work: it must be {rule}.")
-        if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size would break groups apart; lower tokens_per_micro_batch instead.")
 
     def _settle_batch(self) -> None:
         """Turn batch size × accumulation × ranks into `prompts_per_step`.

@@ -1,8 +1,8 @@
-"""Forward passes: a batch in, log-probabilities of its completions out; and the reference model.
+"""The policy and its reference: loaded, wrapped, frozen.
 
-What it is: loading a policy with weights that small steps can move, its forward over a `Batch`, and the frozen
-reference as a copy or as the policy with its adapter off.
-What it is not: sampling (that is an Engine) or arithmetic (that is `algorithm`).
+What it is: loading a policy with weights that small steps can move, its tokenizer, and the frozen reference as a copy
+or as the policy with its adapter off.
+What it is not: a forward pass (that is `forward`) or sampling (that is an Engine).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dunwu.algorithm import token_entropy, token_logps
+from dunwu.forward import forward_logps
 from dunwu.records import Batch
 
 __all__ = [
     "Reference",
     "as_policy",
+    "bytes_to_save",
     "disable_dropout",
-    "forward_logps",
     "load_policy",
     "load_tokenizer",
     "no_bars",
@@ -153,6 +153,13 @@ def trainable_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
+def bytes_to_save(model: nn.Module, *, with_optimizer: bool = False) -> int:
+    """Room that a model's weights take on a disk, and Adam's two float32 numbers a trained weight."""
+    trains, _ = trainable_parameters(model)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return int(weights) + (8 * trains if with_optimizer else 0)
+
+
 def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
     """Tokens the model's context leaves for a prompt; None where the model names no limit.
 
@@ -168,30 +175,6 @@ def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
             f"{context} tokens; lower it"
         )
     return int(context) - max_completion_length
-
-
-def forward_logps(
-    model: Any, batch: Batch, temperature: float, *, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of the batch's completion tokens, (B, C), and on request their entropies (no gradient).
-
-    Logits are made for completion positions only. Position t predicts token t + 1, hence one position more, and one
-    left off at the end.
-    """
-    width = batch.mask_BC.shape[1]
-    logits: Tensor = model(
-        input_ids=batch.ids_BT,
-        attention_mask=batch.attention_BT,
-        position_ids=batch.positions_BT,
-        use_cache=False,
-        logits_to_keep=width + 1,
-    ).logits
-    logits_BCV = logits[:, -width - 1 : -1]
-    logps_BC = token_logps(logits_BCV, batch.ids_BT[:, -width:], temperature)
-    if not entropy:
-        return logps_BC, None
-    with torch.no_grad():
-        return logps_BC, token_entropy(logits_BCV, temperature)
 
 
 class Reference:

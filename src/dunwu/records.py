@@ -99,6 +99,8 @@ class Sampling:
     """Keep tokens with at least this share of the most likely token's probability; 0 keeps all."""
     repetition_penalty: float = 1.0
     """Divides (positive) or multiplies (negative) the logits of tokens already present; 1 changes nothing."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, which then ends with the token that completed one."""
     seed: int = 0
     """The run's seed."""
     step: int = 0
@@ -154,18 +156,20 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows of one forward pass: prompts padded on the left, completions on the right, so completions share columns.
+    """Rows of one forward pass, each distinct prompt held once; how they are laid out is the forward's affair.
 
-    Example: two rows of prompt lengths 3 and 2 and completion lengths 2 and 1:
-    `ids_BT=[[p,p,p,c,c],[0,p,p,c,0]]`, `attention_BT=[[1,1,1,1,1],[0,1,1,1,0]]`, `mask_BC=[[1,1],[1,0]]`.
+    Example: three completions, two of the first prompt and one of the second: `prompts=((5, 9, 7), (5, 8))`,
+    `prompt_index=(0, 0, 1)`, `lengths=(2, 1, 2)`, `completion_ids_BC=[[3,1],[1,0],[4,1]]`.
     """
 
-    ids_BT: Tensor
-    """Token ids, int64; what stands in padding is never read."""
-    attention_BT: Tensor
-    """1 on real tokens, 0 on padding, int64; built from lengths, never by comparing with a pad id."""
-    positions_BT: Tensor
-    """Position of each token in its own row, int64, 0 on left padding."""
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids of each distinct prompt."""
+    prompt_index: tuple[int, ...]
+    """Which prompt each row answers."""
+    lengths: tuple[int, ...]
+    """Tokens of each completion, the end token included; masks are built from these, never from a pad id."""
+    completion_ids_BC: Tensor
+    """Token ids of the completions, int64, padded on the right; what stands in padding is never read."""
     mask_BC: Tensor
     """1.0 on completion tokens that count in the loss, float32."""
     sampler_logps_BC: Tensor
@@ -183,10 +187,28 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved: dict[str, Any] = {
-            name: value.to(device) for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)
-        }
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, **moved)
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows alone: narrower where they are, and without prompts that no row answers."""
+        width = max(self.lengths[row] for row in rows)
+        used = sorted({self.prompt_index[row] for row in rows})
+        kept: dict[str, Any] = {
+            name: value[list(rows), :width] if name.endswith("_BC") else value[list(rows)]
+            for name, value in self._tensors().items()
+        }
+        return replace(
+            self,
+            prompts=tuple(self.prompts[index] for index in used),
+            prompt_index=tuple(used.index(self.prompt_index[row]) for row in rows),
+            lengths=tuple(self.lengths[row] for row in rows),
+            rollout_index=tuple(self.rollout_index[row] for row in rows) if self.rollout_index else (),
+            **kept,
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

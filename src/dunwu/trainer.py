@@ -27,30 +27,31 @@ from transformers.trainer_utils import TrainOutput
 
 from dunwu import algorithm
 from dunwu.algorithm import Objective
-from dunwu.briefing import briefing, some_completions
+from dunwu.briefing import introduce, some_completions
+from dunwu.budget import TokenBudget, shares_prompts
 from dunwu.checkpoint import (
-    NonFiniteError,
     Pending,
-    keep_bad_step,
     last_whole_checkpoint,
     load_pending,
+    refused_step,
     save_pending,
     whole_or_nothing,
 )
 from dunwu.collector import Collector, prompts_of
 from dunwu.config import GRPOConfig
-from dunwu.engines import GenerateEngine
+from dunwu.engines import best_engine
+from dunwu.forward import forward_logps, own_attention
 from dunwu.ledger import Ledger
 from dunwu.policy import (
     Reference,
     as_policy,
-    forward_logps,
+    bytes_to_save,
     no_bars,
     tokenizer_of,
-    trainable_parameters,
 )
-from dunwu.prompts import PromptOrder, describe_prompt
-from dunwu.records import Batch, Engine, Observer, RewardFunction, Row, Step
+from dunwu.prompts import PromptOrder
+from dunwu.ranks import part_at_exit
+from dunwu.records import Batch, Engine, Observer, Row, Step
 from dunwu.rewards import RewardRunner, reward_functions
 from dunwu.rollout import rollout_metrics
 from dunwu.voice import voice
@@ -73,7 +74,7 @@ class GRPOTrainer(Trainer):
         callbacks: transformers' callbacks.
         optimizers: optimizer and schedule, where the default AdamW with `args`' schedule is not wanted.
         peft_config: trains an adapter instead of all weights (needs `peft`).
-        engine: makes the completions; default: `GenerateEngine` on the model itself.
+        engine: makes the completions; default: `best_engine` for the model, on its own weights.
         observers: told of every step.
 
     Raises:
@@ -112,6 +113,7 @@ class GRPOTrainer(Trainer):
         self.observers = list(observers)
         self._pending: Pending | None = None
         self._ledger = Ledger()
+        self._budget = TokenBudget(args.tokens_per_micro_batch, args.temperature, args.world_size)
         self.reference = Reference(policy, moves=args.sync_ref_model) if self.objective.beta else None
         super().__init__(
             model=policy,
@@ -127,11 +129,14 @@ class GRPOTrainer(Trainer):
         self.engine: Engine = engine if engine is not None else self._own_engine()
         self._collector = self._wired()
 
-    def _own_engine(self) -> GenerateEngine:
-        autocast = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        return GenerateEngine(self.model, self.processing_class, autocast=autocast)
+    def _own_engine(self) -> Engine:
+        args = self.args
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        memory = int(args.engine_memory * 2**30) if args.engine_memory is not None else None
+        return best_engine(self.model, self.processing_class, kind=args.engine, autocast=autocast, cache_bytes=memory)
 
     def _wired(self) -> Collector:
+        part_at_exit(self.args.world_size)
         if self.prompts:
             self.scorer.check_columns(self.prompts[0].row)
         if self.reference is not None and self.reference.copy is not None:
@@ -143,6 +148,8 @@ class GRPOTrainer(Trainer):
             scorer=self.scorer,
             reference=self.reference,
             precision=self.compute_loss_context_manager,
+            budget=self._budget,
+            shared_prompts=shares_prompts(self.model),
         )
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
@@ -151,8 +158,7 @@ class GRPOTrainer(Trainer):
         """Prompts, a list of them for each optimizer step; every rank sees the same list and takes its share."""
         if not self.prompts:
             raise ValueError("training needs a train_dataset; give GRPOTrainer one with a 'prompt' column")
-        order = self._order()
-        return DataLoader(cast(Any, self.prompts), batch_sampler=cast(Any, order), collate_fn=list)
+        return DataLoader(cast(Any, self.prompts), batch_sampler=cast(Any, self._order()), collate_fn=list)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -175,17 +181,19 @@ class GRPOTrainer(Trainer):
         """
         assert self._pending is not None, "get_batch_samples comes first"
         train_began = time.perf_counter()
-        self._ledger.open_step()
-        total = torch.zeros((), device=self.args.device)
-        for i, batch in enumerate(inputs):
-            last = i + 1 == len(inputs)
-            self.accelerator.sync_gradients = last
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                total += super().training_step(model, batch, num_items_in_batch)
-            if self._pending.updates_left and batch.old_logps_BC is None:
-                # The policy moves after this step: what it thought before is what later passes compare with.
-                inputs[i] = replace(batch, old_logps_BC=self._last_logps.to(batch.ids_BT.device))
-        norm = self._finite_norm(model, total)
+        self._pending.batches, total = self._budget.attempt(
+            list(inputs),
+            lambda batches: self._backward(model, batches, num_items_in_batch),
+            undo=model.zero_grad,
+            shared_prompts=self._collector.shared_prompts,
+            # A pass that synchronises gradients has other ranks in it: it cannot be taken back.
+            can_retry=lambda: self.args.world_size == 1 or not self.accelerator.sync_gradients,
+        )
+        norm = float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+        # With a gradient scaler an infinite gradient is ordinary: the scaler itself skips that step.
+        if not (torch.isfinite(total) and (self.accelerator.scaler is not None or norm < math.inf)):
+            step = self.state.global_step + 1
+            raise refused_step(Path(str(self.args.output_dir)), step, self._pending, float(total), norm)
         now = time.perf_counter()
         self._ledger.note(
             {
@@ -199,6 +207,21 @@ class GRPOTrainer(Trainer):
         )
         return total
 
+    def _backward(self, model: nn.Module, batches: list[Batch], denominator: Any) -> Tensor:
+        """The gradient of all micro-batches, and their loss; gradients are synchronised with the last one."""
+        self._ledger.open_step()
+        total = torch.zeros((), device=self.args.device)
+        with own_attention(model):
+            for i, batch in enumerate(batches):
+                last = i + 1 == len(batches)
+                self.accelerator.sync_gradients = last
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    total += super().training_step(model, cast(Any, batch), denominator)
+                if self._pending is not None and self._pending.updates_left and batch.old_logps_BC is None:
+                    # The policy moves after this step: what it thought before is what later passes compare with.
+                    batches[i] = replace(batch, old_logps_BC=self._last_logps.to(batch.mask_BC.device))
+        return total
+
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -207,7 +230,7 @@ class GRPOTrainer(Trainer):
         The denominator spans all ranks, and DDP averages their gradients: times the number of ranks makes it a sum.
         """
         batch: Batch = inputs
-        logps_BC, entropy_BC = forward_logps(model, batch, self.args.temperature, entropy=True)
+        logps_BC, entropy_BC = forward_logps(model, batch, self.args.temperature)
         result = algorithm.token_loss(
             self.objective,
             logps_BC,
@@ -216,7 +239,6 @@ class GRPOTrainer(Trainer):
             old_logps_BC=batch.old_logps_BC,
             reference_logps_BC=batch.reference_logps_BC,
         )
-        assert entropy_BC is not None
         self._last_logps = logps_BC.detach()
         self._ledger.add_tokens(
             algorithm.token_sums(result, logps_BC, batch.sampler_logps_BC, entropy_BC, batch.mask_BC)
@@ -256,7 +278,7 @@ class GRPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # transformers' estimate needs padded token tensors of one batch
+        return 0  # transformers' estimate needs padded tensors
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs.to(self.args.device)
@@ -290,18 +312,25 @@ class GRPOTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Model and tokenizer into a folder: whole, or nothing of it."""
         folder = Path(str(output_dir or self.args.output_dir))
-        with no_bars(), whole_or_nothing(folder, self._bytes(with_optimizer=False)):
+        with no_bars(), whole_or_nothing(folder, bytes_to_save(self.model)):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with no_bars(), whole_or_nothing(folder, self._bytes(with_optimizer=not self.args.save_only_model)):
+        with (
+            no_bars(),
+            whole_or_nothing(folder, bytes_to_save(self.model, with_optimizer=not self.args.save_only_model)),
+        ):
             super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         moved = self.reference.state() if self.reference is not None and self.args.sync_ref_model else None
-        extra = {"ledger": self._ledger.state(), "reference": moved if self.args.should_save else None}
+        extra = {
+            "ledger": self._ledger.state(),
+            "reference": moved if self.args.should_save else None,
+            "tokens_per_micro_batch": self._budget.tokens,
+        }
         save_pending(output_dir, self.args.process_index, self._pending, extra)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -310,32 +339,12 @@ class GRPOTrainer(Trainer):
             return
         self._pending, extra = load_pending(checkpoint, self.args.process_index, self.prompts)
         self._ledger.load_state(extra.get("ledger", {}))
+        self._budget.tokens = extra.get("tokens_per_micro_batch", self._budget.tokens)
         _, first = load_pending(checkpoint, 0, self.prompts)  # the reference is the same on all ranks, and there once
         if self.reference is not None and first.get("reference") is not None:
             self.reference.load_state(first["reference"])
 
-    def _bytes(self, *, with_optimizer: bool) -> int:
-        trains, _ = trainable_parameters(self.model)
-        moments = 8 * trains if with_optimizer else 0  # Adam keeps two float32 numbers a trained weight
-        return int(sum(p.numel() * p.element_size() for p in self.model.parameters())) + moments
-
     # -- the step --------------------------------------------------------------------------------------------------
-
-    def _finite_norm(self, model: nn.Module, loss: Tensor) -> float:
-        """Norm of the gradient before clipping; refuses the step where it or the loss is not a number."""
-        assert self._pending is not None
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        # With a gradient scaler an infinite gradient is ordinary: the scaler itself skips that step.
-        if torch.isfinite(loss) and (self.accelerator.scaler is not None or norm < float("inf")):
-            return norm
-        step = self.state.global_step + 1
-        where = keep_bad_step(Path(str(self.args.output_dir)), step, self._pending)
-        raise NonFiniteError(
-            f"step {step} was not taken: its loss is {float(loss):g} and its gradient norm {norm:g}. The weights are "
-            f"those of step {step - 1}; the rollouts and batches are in {where}. Lower learning_rate, or look there "
-            "for a log-probability that is not a number"
-        )
 
     def _order(self) -> PromptOrder:
         args = self.args
@@ -361,28 +370,21 @@ class GRPOTrainer(Trainer):
 
     def _introduce(self) -> None:
         """What this run is, in words, before its first step."""
-        if not self.is_world_process_zero():
-            return
-        say = voice().info
-        for sentence in briefing(
-            self.args,
-            self.objective,
-            model=self.model,
-            prompts=len(self.prompts),
-            steps_an_epoch=len(self._order()),
-            max_steps=self.state.max_steps,
-        ):
-            say(sentence)
-        say("the first prompt, as the model sees it:\n" + describe_prompt(self.prompts[0], self.processing_class))
+        if self.is_world_process_zero():
+            introduce(
+                self.args,
+                self.objective,
+                model=self.model,
+                prompts=self.prompts,
+                steps_an_epoch=len(self._order()),
+                max_steps=self.state.max_steps,
+                tokenizer=self.processing_class,
+            )
 
 
-def _runner(functions: list[RewardFunction], args: GRPOConfig) -> RewardRunner:
-    return RewardRunner(
-        functions,
-        weights=args.reward_weights,
-        timeout=args.reward_timeout,
-        on_error=cast(Any, args.on_reward_error),
-    )
+def _runner(functions: list[Any], args: GRPOConfig) -> RewardRunner:
+    on_error = cast(Any, args.on_reward_error)
+    return RewardRunner(functions, weights=args.reward_weights, timeout=args.reward_timeout, on_error=on_error)
 
 
 class _Bell(TrainerCallback):

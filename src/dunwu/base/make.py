@@ -109,7 +109,7 @@ def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: S
         wanted = labels_BT[:, 1:]
         told = wanted >= 0  # logits of the completion's tokens only: prompts and padding would cost as much again
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[told]), wanted[told])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

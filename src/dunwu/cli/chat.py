@@ -44,7 +44,7 @@ class _Talk:
     """A conversation with its messages so far."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from dunwu.engines import GenerateEngine
+        from dunwu.engines import best_engine
         from dunwu.policy import load_policy, on_best_device
         from dunwu.prompts import check_tokenizer
         from dunwu.recipe import make_tokenizer, model_source
@@ -53,7 +53,7 @@ class _Talk:
         self.tokenizer = make_tokenizer(args.model)
         check_tokenizer(self.tokenizer, needs_template=True)
         self.model = on_best_device(load_policy(model_source(args.model)))
-        self.engine = GenerateEngine(self.model, self.tokenizer)
+        self.engine = best_engine(self.model, self.tokenizer)
         self.messages: list[dict[str, str]] = []
         self.reset()
 

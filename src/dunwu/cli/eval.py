@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Load, ask, judge, print."""
-    from dunwu.engines import GenerateEngine
+    from dunwu.engines import best_engine
     from dunwu.evaluation import evaluate
     from dunwu.policy import load_policy, on_best_device, room_for_prompts
     from dunwu.prompts import PromptSettings, build_prompts
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     room = room_for_prompts(model, args.max_new_tokens)
     prompts, _ = build_prompts(prompt_rows(task, rows), tokenizer, PromptSettings(room=room))
     report = evaluate(
-        GenerateEngine(model, tokenizer),
+        best_engine(model, tokenizer),
         task,
         prompts,
         samples=args.samples,

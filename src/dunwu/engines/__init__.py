@@ -1,10 +1,46 @@
 """Engines: prompts in, completions with the log-probabilities they were drawn with out.
 
-`GenerateEngine` runs any causal model of transformers, in process, on the trainer's own weights.
-A new engine is any object that fits `dunwu.records.Engine`.
+`FastEngine` runs the families it knows on the trainer's own weights; `GenerateEngine` runs any causal model of
+transformers. `best_engine` chooses. A new engine is any object that fits `dunwu.records.Engine`.
 """
 
+from typing import Any
+
+import torch
+
+from dunwu.engines.fast import FastEngine
 from dunwu.engines.generate import GenerateEngine
 from dunwu.engines.sampling import sequence_seed
+from dunwu.families import why_not_known
+from dunwu.voice import voice
 
-__all__ = ["GenerateEngine", "sequence_seed"]
+__all__ = ["FastEngine", "GenerateEngine", "best_engine", "sequence_seed"]
+
+
+def best_engine(
+    model: Any,
+    tokenizer: Any,
+    *,
+    kind: str = "auto",
+    autocast: torch.dtype | None = None,
+    cache_bytes: int | None = None,
+) -> FastEngine | GenerateEngine:
+    """The fast engine where it knows the model, else `generate`, and it says so.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        tokenizer: its tokenizer.
+        kind: `auto`, or one of `fast` and `generate`.
+        autocast: dtype the trainer computes in over float32 weights.
+        cache_bytes: most memory for keys and values.
+
+    Raises:
+        ValueError: for `fast` with a model it does not know.
+    """
+    if kind == "generate":
+        return GenerateEngine(model, tokenizer, autocast=autocast)
+    reason = why_not_known(model)
+    if reason is not None and kind == "auto":
+        voice().info(f"rollouts use the engine 'generate': the fast one does not know this model ({reason})")
+        return GenerateEngine(model, tokenizer, autocast=autocast)
+    return FastEngine(model, tokenizer, autocast=autocast, cache_bytes=cache_bytes)

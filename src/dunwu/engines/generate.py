@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dunwu.engines.finished import end_token_ids, records_of
 from dunwu.engines.sampling import draw, sequence_seed, uniforms, warp
-from dunwu.records import Completion, Finish, Prompt, Sampling
+from dunwu.engines.stops import StopStrings
+from dunwu.records import Completion, Prompt, Sampling
 
 __all__ = ["GenerateEngine"]
 
@@ -105,6 +107,9 @@ class _Decoding:
         self.length_R = torch.zeros(rows, dtype=torch.long, device=device)
         self.ended_R = torch.zeros(rows, dtype=torch.bool, device=device)
         self.end_ids = torch.tensor(engine.end_ids, device=device)
+        self.stopped: set[int] = set()
+        vocabulary = engine.model.get_output_embeddings().weight.shape[0]
+        self.stops = StopStrings(engine.tokenizer, sampling.stop, vocabulary, device) if sampling.stop else None
 
     def run(self) -> list[list[Completion]]:
         """Decode until all rows have ended or reached the limit."""
@@ -146,40 +151,34 @@ class _Decoding:
         return logits[:, -1]
 
     def _append(self, n: int, logits_BV: Tensor, live_B: Tensor) -> None:
-        warped_BV = warp(logits_BV, self.sampling, self._seen(n, live_B))
+        warped_BV = warp(logits_BV, self.sampling, self._seen(n, live_B, logits_BV))
         ids_B, logps_B = draw(warped_BV, self.uniform_RN[live_B, n], greedy=self.sampling.temperature == 0)
         going_B = ~self.ended_R[live_B]
         self.tokens_RN[live_B, n] = ids_B
         self.logps_RN[live_B, n] = logps_B
         self.length_R[live_B] += going_B
         self.ended_R[live_B] |= torch.isin(ids_B, self.end_ids)
+        if self.stops is not None:
+            for row in live_B[self.stops.suspect_V[ids_B] & going_B].tolist():
+                if self.stops.first_end(self.tokens_RN[row, : n + 1].tolist(), n) is not None:
+                    self.ended_R[row] = True
+                    self.stopped.add(row)
 
-    def _seen(self, n: int, live_B: Tensor) -> Tensor | None:
+    def _seen(self, n: int, live_B: Tensor, logits_BV: Tensor) -> Tensor | None:
         if self.sampling.repetition_penalty == 1.0:
             return None
         # Padding is filled with the prompt's last token, which is present anyway: the pad token is not penalised.
         prompt_PT = torch.where(self.attention_PT.bool(), self.ids_PT, self.ids_PT[:, -1:])
         prompt_BT = prompt_PT.repeat_interleave(self.sampling.n, dim=0)[live_B]
-        return torch.cat([prompt_BT, self.tokens_RN[live_B, :n]], dim=1)
+        present_BT = torch.cat([prompt_BT, self.tokens_RN[live_B, :n]], dim=1)
+        return torch.zeros_like(logits_BV, dtype=torch.bool).scatter_(1, present_BT, True)
 
     def _completions(self) -> list[list[Completion]]:
-        lengths, ended = self.length_R.tolist(), self.ended_R.tolist()
-        ids = [row[:length] for row, length in zip(self.tokens_RN.tolist(), lengths, strict=True)]
-        logps = [row[:length] for row, length in zip(self.logps_RN.tolist(), lengths, strict=True)]
-        texts = self.engine.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        flat = []
-        for row, text in enumerate(texts):
-            finish: Finish = "stop" if ended[row] else "length"
-            flat.append(Completion(ids=tuple(ids[row]), logps=tuple(logps[row]), finish=finish, text=text))
-        n = self.sampling.n
-        return [flat[start : start + n] for start in range(0, len(flat), n)]
-
-
-def end_token_ids(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the tokenizer's, and those of the model's generation config (often two)."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
+        tokens, logps = self.tokens_RN.tolist(), self.logps_RN.tolist()
+        engine = self.engine
+        return records_of(
+            engine.tokenizer, tokens, logps, self.length_R.tolist(), engine.end_ids, self.stopped, self.sampling.n
+        )
 
 
 def _left_padded(sequences: Sequence[Sequence[int]], pad: int | None, device: torch.device) -> tuple[Tensor, Tensor]:

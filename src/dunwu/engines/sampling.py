@@ -3,7 +3,7 @@
 What it is: pure functions on a batch of next-token logits. What it is not: a loop or a model.
 A draw needs one uniform number a row, so a row's tokens depend on its own seed only, not on its batch.
 
-Shapes: B rows, T tokens present, V vocabulary.
+Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def uniforms(seeds: list[int], length: int, device: torch.device) -> Tensor:
     return torch.stack(rows).to(device)
 
 
-def warp(logits_BV: Tensor, sampling: Sampling, seen_BT: Tensor | None = None) -> Tensor:
+def warp(logits_BV: Tensor, sampling: Sampling, seen_BV: Tensor | None = None) -> Tensor:
     """Logits of the distribution that is sampled, (B, V), float32: what is cut away is −inf.
 
-    Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BT` are the ids
-    present in each row, a row's padding filled with one of its own tokens; needed for the repetition penalty only.
+    Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BV` says which
+    tokens are present in each row; needed for the repetition penalty only.
     """
     logits_BV = logits_BV.float()
-    if sampling.repetition_penalty != 1.0 and seen_BT is not None:
-        logits_BV = _penalise(logits_BV, seen_BT, sampling.repetition_penalty)
-    if sampling.temperature > 0:
+    if sampling.repetition_penalty != 1.0 and seen_BV is not None:
+        logits_BV = torch.where(seen_BV, _penalised(logits_BV, sampling.repetition_penalty), logits_BV)
+    if sampling.temperature not in (0.0, 1.0):
         logits_BV = logits_BV / sampling.temperature
     if 0 < sampling.top_k < logits_BV.shape[-1]:
         kth_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -63,17 +63,16 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, *, greedy: bool) -> tuple[Tensor,
     if greedy:
         ids_B = logits_BV.argmax(dim=-1)
     else:
-        cumulative_BV = logps_BV.double().exp().cumsum(dim=-1)
+        cumulative_BV = logps_BV.exp().cumsum(dim=-1, dtype=torch.float64)
         point_B1 = uniform_B.unsqueeze(1) * cumulative_BV[:, -1:]
         # `right=True` passes over tokens of probability 0: their cumulative value equals that of the token before.
         ids_B = torch.searchsorted(cumulative_BV, point_B1, right=True).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
     return ids_B, logps_BV.gather(-1, ids_B.unsqueeze(1)).squeeze(1)
 
 
-def _penalise(logits_BV: Tensor, seen_BT: Tensor, penalty: float) -> Tensor:
+def _penalised(logits_BV: Tensor, penalty: float) -> Tensor:
     """CTRL's penalty (arXiv 1909.05858): a token already present is divided by it (multiplied where negative)."""
-    score_BT = logits_BV.gather(1, seen_BT)
-    return logits_BV.scatter(1, seen_BT, torch.where(score_BT < 0, score_BT * penalty, score_BT / penalty))
+    return torch.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
 
 
 def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:

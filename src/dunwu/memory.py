@@ -1,0 +1,19 @@
+"""How much memory a device has left.
+
+What it is: one question, asked before anything large is allocated. What it is not: a plan.
+"""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+__all__ = ["free_memory"]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be taken on a device now; on a GPU, what torch holds and does not use counts as free."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return int(psutil.virtual_memory().available)
