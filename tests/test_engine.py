@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from dunwu.engines import FastEngine, GenerateEngine, sequence_seed
+from dunwu.engines.native import why_not_native
 from dunwu.engines.sampling import draw, uniforms, warp
 from dunwu.families import why_not_known
 from dunwu.records import Sampling
@@ -126,7 +127,7 @@ def test_a_rows_random_numbers_come_from_its_own_seed_alone():
 # -- the engines: all that is asked of one is asked of both ---------------------------------------------------------
 
 
-@pytest.fixture(params=["generate", "fast"])
+@pytest.fixture(params=["generate", "fast", "native"])
 def engine_of(tiny, request):
     """Makes an engine on a random model; the fast one is skipped, by name, for a family it does not know."""
 
@@ -134,10 +135,14 @@ def engine_of(tiny, request):
         model = tiny.model(family).eval()
         if ends is not None:
             model.generation_config.eos_token_id = ends
-        if request.param == "fast" and why_not_known(model):
+        tokenizer = tokenizer or tiny.tokenizer()
+        if request.param == "generate":
+            return GenerateEngine(model, tokenizer, **options)
+        if why_not_known(model):
             pytest.skip(f"the fast engine does not know {family}")
-        kind = {"generate": GenerateEngine, "fast": FastEngine}[request.param]
-        return kind(model, tokenizer or tiny.tokenizer(), **options)
+        if request.param == "native" and why_not_native(model, torch.float32):
+            pytest.skip("compiled steps need a C compiler")
+        return FastEngine(model, tokenizer, native=request.param == "native", **options)
 
     return make
 

@@ -27,7 +27,7 @@ __all__ = ["TokenBudget"]
 Result = TypeVar("Result")
 
 _MOST: Final = {"cuda": 16_384}
-_MOST_ELSEWHERE: Final = 4096
+_MOST_ELSEWHERE: Final = 8192
 """Beyond these, a micro-batch is no faster: a GPU is full, a CPU's caches are. Measured for the CPU: benchmarks/."""
 _SHARE: Final = 0.6
 """Of the memory that is free and not owed to gradients and the optimizer."""

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from dunwu.families import inner_model
 from dunwu.records import Batch
@@ -33,6 +34,9 @@ _BUCKET_SHARE: Final = 0.6
 """A row joins a bucket if it is at least this share of the bucket's longest: only attention pads."""
 _SCORES_HELD: Final = 1 << 22
 """Up to so many scores, three plain products are faster on a CPU than the fused kernel, and hold little."""
+
+
+_layouts: Any = WeakIdKeyDictionary()
 
 
 class _Table:
@@ -101,7 +105,36 @@ class Layout(_Table):
 
 
 def layout_of(batch: Batch) -> Layout:
-    """The layout of a batch, on the device of its tensors."""
+    """The layout of a batch, on the device of its tensors.
+
+    Made once for a batch's completions: the reference, the policy and later updates of the same rollouts share it.
+    """
+    key = batch.completion_ids_BC
+    if key not in _layouts:
+        _layouts[key] = _laid_out(batch)
+    layout: Layout = _layouts[key]
+    return layout
+
+
+@contextlib.contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """Within it, the model's attention is ours; it then needs a `layout` in every forward call.
+
+    It must span the backward pass too: gradient checkpointing runs parts of the forward there.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attend)
+    config = inner_model(model).config
+    usual = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _laid_out(batch: Batch) -> Layout:
     lengths = [len(ids) for ids in batch.prompts]
     inputs = [length - 1 for length in batch.lengths]
     order = sorted((row for row, n in enumerate(inputs) if n > 0), key=lambda row: (-inputs[row], row))
@@ -138,24 +171,6 @@ def layout_of(batch: Batch) -> Layout:
     )
     moved: Layout = layout.to(batch.completion_ids_BC.device)
     return moved
-
-
-@contextlib.contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """Within it, the model's attention is ours; it then needs a `layout` in every forward call.
-
-    It must span the backward pass too: gradient checkpointing runs parts of the forward there.
-    """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(_NAME, _attend)
-    config = inner_model(model).config
-    usual = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
 
 
 def _attend(

@@ -86,6 +86,7 @@ class GRPOTrainer(Trainer):
     loss_is_scaled_for_ga = True
     args: GRPOConfig
     model: Any
+    _pending: Pending | None = None
 
     def __init__(
         self,
@@ -106,12 +107,11 @@ class GRPOTrainer(Trainer):
         args = args if args is not None else GRPOConfig(output_dir="outputs")
         init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
         policy = as_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
-        tokenizer = processing_class if processing_class is not None else tokenizer_of(policy)
+        tokenizer = processing_class or tokenizer_of(policy)
         self.objective: Objective = Objective(**args.objective_choices())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
         self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
         self.observers = list(observers)
-        self._pending: Pending | None = None
         self._ledger = Ledger()
         self._budget = TokenBudget(args.tokens_per_micro_batch, args.temperature, args.world_size)
         self.reference = Reference(policy, moves=args.sync_ref_model) if self.objective.beta else None

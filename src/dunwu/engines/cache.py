@@ -49,14 +49,15 @@ class Cache:
         """Size of the block."""
         return self.block.numel() * self.block.element_size()
 
-    def places(self, slot_R: Tensor, position_R: Tensor) -> Tensor:
-        """Where the keys of rows go in `flat`: (R · K,)."""
-        heads = torch.arange(self.block.shape[3], device=slot_R.device)
-        return ((slot_R.unsqueeze(1) * len(heads) + heads) * self.length + position_R.unsqueeze(1)).flatten()
+    def offsets(self) -> Tensor:
+        """Where each slot's keys, then its values, begin in `flat`: (S, 2 · K)."""
+        device, (_, _, slots, heads, length, _) = self.block.device, self.block.shape
+        slot, head = torch.arange(slots, device=device).unsqueeze(1), torch.arange(2 * heads, device=device)
+        return ((head // heads * slots + slot) * heads + head % heads) * length
 
-    def flat(self) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values as (S · K · T, D); no copy."""
-        return [(keys, values) for keys, values in self.block.flatten(2, 4).unbind()]
+    def flat(self) -> tuple[Tensor, ...]:
+        """Each layer's keys and values as one table of positions, (2 · S · K · T, D); no copy."""
+        return self.block.flatten(1, 4).unbind()
 
     def view(self, rows: int, span: int) -> list[tuple[Tensor, Tensor]]:
         """Each layer's keys and values in the first slots and positions, (rows · K, span, D); no copy."""

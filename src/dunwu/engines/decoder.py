@@ -11,6 +11,7 @@ D a head's width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dunwu.engines.cache import Cache, head_width
-from dunwu.engines.weights import FUSED_AT_MOST, Layer, fused_bytes, layers_of, mergeable
+from dunwu.engines.weights import FUSED_AT_MOST, Layer, fused_bytes, layers_of, mergeable, windows_of
 from dunwu.families import inner_model
 from dunwu.head import logits_of
 
@@ -49,7 +50,7 @@ class Decoder:
             head_width(config),
         )
         self.eps: float = config.rms_norm_eps
-        self.windows = _windows(config)
+        self.windows = windows_of(config)
         self.head_VH = self._head_copy()
         self._angles: tuple[Tensor, Tensor] | None = None
 
@@ -66,25 +67,25 @@ class Decoder:
         device: torch.device = self.inner.model.embed_tokens.weight.device
         return device
 
+    def make_cache(self, slots: int, length: int) -> Cache:
+        """An empty cache for this model."""
+        return Cache.make(self.inner.config, slots=slots, length=length, dtype=self.compute, device=self.device)
+
     def prefill(self, ids_PL: Tensor, length_P: Tensor, slots_PN: Tensor, cache: Cache) -> Tensor:
         """Run prompts, padded on the right, once each; write their keys into all slots of their completions.
 
         Returns:
             Logits of the first completion token, (P, V).
         """
-        prompts, width = ids_PL.shape
-        places = cache.places(
-            slots_PN.unsqueeze(2).expand(-1, -1, width).flatten(),
-            torch.arange(width, device=ids_PL.device).expand(*slots_PN.shape, -1).flatten(),
-        )
-        copies = slots_PN.shape[1]
+        (prompts, width), copies = ids_PL.shape, slots_PN.shape[1]
+        position_L1 = torch.arange(width, device=ids_PL.device).unsqueeze(1)
+        places = (cache.offsets()[slots_PN].unsqueeze(2) + position_L1).flatten()
         flat = cache.flat()
 
-        def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            for target, new in zip(flat[index], (key, value), strict=True):
-                block = new.view(prompts, 1, width, self.key_heads, self.width).expand(-1, copies, -1, -1, -1)
-                target.index_copy_(0, places, block.flatten(0, 3))
-            return self._attend_prompts(query, key, value, prompts, self.windows[index])
+        def attend(index: int, query: Tensor, key_value: Tensor) -> Tensor:
+            block = key_value.unflatten(0, (prompts, 1, width)).expand(-1, copies, -1, -1, -1)
+            flat[index].index_copy_(0, places, block.flatten(0, 3))
+            return self._attend_prompts(query, key_value, prompts, self.windows[index])
 
         positions_T = torch.arange(width, device=ids_PL.device).repeat(prompts)
         hidden_TH = self._layers(ids_PL.flatten(), positions_T, attend)
@@ -97,46 +98,43 @@ class Decoder:
         Returns:
             Logits of the next token, (B, V).
         """
-        rows = len(ids_B)
-        places = cache.places(torch.arange(rows, device=ids_B.device), position_B)
-        masks = {window: self._mask(position_B, span, window) for window in set(self.windows)}
-
+        rows, position_B1 = len(ids_B), position_B.unsqueeze(1)
+        places = (cache.offsets()[:rows] + position_B1).flatten()
+        masks = {window: self._mask(position_B1, span, window) for window in set(self.windows)}
         flat, view = cache.flat(), cache.view(rows, span)
 
-        def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            for target, new in zip(flat[index], (key, value), strict=True):
-                target.index_copy_(0, places, new.reshape(-1, self.width))
+        def attend(index: int, query: Tensor, key_value: Tensor) -> Tensor:
+            flat[index].index_copy_(0, places, key_value.reshape(-1, self.width))
             return self._attend_cache(query, *view[index], masks[self.windows[index]])
 
         return self._logits(self._layers(ids_B, position_B, attend))
 
-    def _layers(self, ids_T: Tensor, position_T: Tensor, attend: Any) -> Tensor:
+    def _layers(self, ids_T: Tensor, position_T: Tensor, attend: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
         cos_T1D, sin_T1D = (table.index_select(0, position_T).unsqueeze(1) for table in self._table())
-        x = self.inner.model.embed_tokens(ids_T)
+        x = F.embedding(ids_T, self.inner.model.embed_tokens.weight)
         turned = self.heads + self.key_heads
         for index, layer in enumerate(self.layers):
-            qkv = layer.query_key_value(self._norm(x, layer.norms[0])).unflatten(-1, (-1, self.width))
-            rest, value = qkv.split([turned, self.key_heads], dim=1)
+            qkv = layer.query_key_value(x).unflatten(-1, (-1, self.width))
+            moving = qkv[:, :turned]
             if layer.head_norms is not None:
-                query, key = rest.split([self.heads, self.key_heads], dim=1)
-                rest = torch.cat(
+                query, key = moving.split([self.heads, self.key_heads], dim=1)
+                moving = torch.cat(
                     [self._norm(query, layer.head_norms[0]), self._norm(key, layer.head_norms[1])], dim=1
                 )
             # x · cos + rotate_half(x) · sin, with the sign of rotate_half kept in the table.
-            rest = torch.addcmul(rest * cos_T1D, rest.roll(self.width // 2, dims=-1), sin_T1D)
-            rest = rest if rest.dtype == value.dtype else rest.to(value.dtype)
-            query, key = rest.split([self.heads, self.key_heads], dim=1)
-            x = layer.output(x, attend(index, query, key, value))
-            gate, up = layer.gate_up(self._norm(x, layer.norms[1]))
-            x = layer.down(x, F.silu(gate) * up)
+            half = moving.roll(self.width // 2, dims=-1)
+            qkv[:, :turned] = torch.addcmul(moving * cos_T1D, half, sin_T1D)
+            x = layer.output(x, attend(index, qkv[:, : self.heads], qkv[:, self.heads :]))
+            x = layer.mlp(x)
         return self._norm(x, self.inner.model.norm.weight)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight.to(x.dtype), self.eps)
 
-    def _attend_prompts(self, query: Tensor, key: Tensor, value: Tensor, prompts: int, window: int | None) -> Tensor:
+    def _attend_prompts(self, query: Tensor, key_value: Tensor, prompts: int, window: int | None) -> Tensor:
         """Causal attention within each prompt; padding lies behind, so that nothing real sees it."""
-        block = [x.unflatten(0, (prompts, -1)).transpose(1, 2) for x in (query, key, value)]
+        parts = (query, *key_value.chunk(2, dim=1))
+        block = [x.unflatten(0, (prompts, -1)).transpose(1, 2) for x in parts]
         shared = self.heads // self.key_heads
         keys, values = (x.repeat_interleave(shared, dim=1) for x in block[1:])
         width = keys.shape[2]
@@ -154,28 +152,24 @@ class Decoder:
         stacked = query.reshape(rows * self.key_heads, shared, self.width)
         if query.device.type == "cpu":
             # Two plain products: four times faster than the fused kernel, which is made for many queries.
-            nothing = stacked[:1, :1, :1]  # beta=0: never read
-            scores = torch.baddbmm(nothing, stacked, key.transpose(1, 2), beta=0, alpha=self.width**-0.5)
-            scores.view(rows, self.heads, -1).add_(mask)
+            scores = torch.baddbmm(mask, stacked, key.transpose(1, 2), alpha=self.width**-0.5)
             return torch.bmm(scores.softmax(dim=-1), value).view(rows, -1)
         mixed = F.scaled_dot_product_attention(
             stacked.unflatten(0, (rows, -1)),
             key.unflatten(0, (rows, -1)),
             value.unflatten(0, (rows, -1)),
-            attn_mask=mask.unsqueeze(1).to(query.dtype),
+            attn_mask=mask.unflatten(0, (rows, -1)).to(query.dtype),
         )
         return mixed.reshape(rows, -1)
 
-    def _mask(self, position_B: Tensor, span: int, window: int | None) -> Tensor:
-        """(B, 1, span) to add to scores: a row sees itself and what lies before, at most `window` positions of it."""
-        place_S, position_B1 = torch.arange(span, device=position_B.device), position_B.unsqueeze(1)
+    def _mask(self, position_B1: Tensor, span: int, window: int | None) -> Tensor:
+        """(B · K, 1, span) to add to scores: a row sees itself and what lies before, at most `window` positions."""
+        place_S = torch.arange(span, device=position_B1.device)
         unseen = place_S > position_B1
         if window is not None:
             unseen |= place_S <= position_B1 - window
-        dtype = self.compute
-        return (
-            torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, -torch.inf).unsqueeze(1)
-        )
+        mask_BS = torch.where(unseen, -torch.inf, 0.0).to(self.compute)
+        return mask_BS.repeat_interleave(self.key_heads, dim=0).unsqueeze(1)
 
     def _logits(self, hidden_TH: Tensor) -> Tensor:
         return logits_of(hidden_TH.to(self.compute), self.head_VH, self.inner.lm_head.bias)
@@ -199,12 +193,3 @@ class Decoder:
     def _table(self) -> tuple[Tensor, Tensor]:
         assert self._angles is not None, "grow comes first"
         return self._angles
-
-
-def _windows(config: Any) -> tuple[int | None, ...]:
-    """Each layer's attention window; None: it sees everything."""
-    window = getattr(config, "sliding_window", None)
-    if config.model_type in ("qwen2", "qwen3"):
-        kinds = config.layer_types[: config.num_hidden_layers]
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    return tuple(window if config.model_type == "mistral" else None for _ in range(config.num_hidden_layers))

