@@ -73,11 +73,10 @@ class _LinearLogps(torch.autograd.Function):
             cast_VH = weight_VH.to(dtype)
             for hidden, targets in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True):
                 logits = _logits(hidden.to(dtype), cast_VH, bias_V, temperature)
-                total = logits.logsumexp(dim=-1)
-                logps.append(logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total)
-                probs = (logits - total.unsqueeze(-1)).exp_()
-                # H = −Σ p log p = log Z − Σ p · logit
-                entropies.append(total - torch.linalg.vecdot(probs, logits))
+                every = logits.log_softmax(dim=-1)
+                logps.append(every.gather(-1, targets.unsqueeze(-1)).squeeze(-1))
+                probs = every.exp()
+                entropies.append(-torch.linalg.vecdot(probs, every))
                 kept = probs if len(hidden_NH) <= rows else None
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, kept)
         ctx.temperature, ctx.dtype, ctx.rows = temperature, dtype, rows

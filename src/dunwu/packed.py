@@ -14,10 +14,10 @@ K = L + Q keys, H heads, D a head's width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -100,8 +100,14 @@ class Layout(_Table):
     """Tokens of each prompt."""
     buckets: tuple[Bucket, ...]
     """The completions' tokens, in the order in which they lie."""
-    masks: dict[Any, Tensor] = field(default_factory=dict)
-    """Attention masks, made when first needed and shared by all layers."""
+    tables: dict[Any, Tensor] = field(default_factory=dict)
+    """Masks and places, made when first needed and shared by all layers."""
+
+    def kept(self, name: Any, make: Callable[[], Tensor]) -> Tensor:
+        """The table of a name, made once."""
+        if name not in self.tables:
+            self.tables[name] = make()
+        return self.tables[name]
 
 
 def layout_of(batch: Batch) -> Layout:
@@ -187,103 +193,111 @@ def _attend(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, H, N, D) each in, (1, N, H, D) out."""
-    sections = [
-        x[0].transpose(0, 1).split([len(pad.back) for pad in (layout.prompts, *(b.pad for b in layout.buckets))])
-        for x in (query, key, value)
-    ]
-    (query_P, key_P, value_P), *blocks = (
-        [_padded(x, pad) for x in section]
-        for section, pad in zip(
-            zip(*sections, strict=True), (layout.prompts, *(b.pad for b in layout.buckets)), strict=True
+    pads = (layout.prompts, *(bucket.pad for bucket in layout.buckets))
+    blocks = zip(*(_blocks(x, pads, layout) for x in (query, key, value)), strict=True)
+    query_P, key_P, value_P = next(blocks)
+    mask = layout.kept(("prompts", sliding_window, query.dtype), lambda: _prompt_mask(layout, query, sliding_window))
+    mixed = _core(layout, query_P, key_P, value_P, mask, scaling, dropout)
+    outputs = [_Unpadded.apply(mixed, *_places(layout.prompts, query.shape[1], layout))]  # type: ignore[no-untyped-call]
+    for bucket, (query_R, own_key, own_value) in zip(layout.buckets, blocks, strict=True):
+        keys = torch.cat([key_P.index_select(0, bucket.prompt_R), own_key], dim=2)
+        values = torch.cat([value_P.index_select(0, bucket.prompt_R), own_value], dim=2)
+        mask = layout.kept(
+            (id(bucket), sliding_window, query.dtype),
+            lambda bucket=bucket: _bucket_mask(layout, bucket, query, sliding_window),  # type: ignore[misc]
         )
-    )
-    mask = _prompt_mask(layout, query, sliding_window)
-    outputs = [_unpadded(_core(query_P, key_P, value_P, mask, scaling, dropout), layout.prompts)]
-    for index, (bucket, (query_R, own_key, own_value)) in enumerate(zip(layout.buckets, blocks, strict=True)):
-        keys = torch.cat([key_P.index_select(0, bucket.prompt_R), own_key], dim=1)
-        values = torch.cat([value_P.index_select(0, bucket.prompt_R), own_value], dim=1)
-        mask = _bucket_mask(layout, index, query, sliding_window)
-        outputs.append(_unpadded(_core(query_R, keys, values, mask, scaling, dropout), bucket.pad))
+        mixed = _core(layout, query_R, keys, values, mask, scaling, dropout)
+        outputs.append(_Unpadded.apply(mixed, *_places(bucket.pad, query.shape[1], layout)))  # type: ignore[no-untyped-call]
     return torch.cat(outputs).unsqueeze(0), None
 
 
-def _core(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float) -> Tensor:
-    """Attention of a padded block: (R, Q, H, D), (R, K, H', D) twice, mask (R, 1, Q, K) to add → (R, Q, H, D)."""
-    rows, width, heads, _ = query.shape
-    shared = heads // key.shape[2]
-    if query.device.type == "cpu" and rows * heads * width * key.shape[1] <= _SCORES_HELD:
-        # Heads that share keys are stacked as further queries: nothing is repeated.
-        stacked = query.unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        scores = (stacked * scaling) @ key.permute(0, 2, 3, 1)
-        scores = scores.unflatten(2, (shared, width)) + mask.unsqueeze(1)
+def _blocks(x: Tensor, pads: Sequence[Pad], layout: Layout) -> list[Tensor]:
+    """(1, H, N, D) → a block (R, H, Q, D) for each run of tokens."""
+    runs = x[0].transpose(0, 1).split([len(pad.back) for pad in pads])
+    return [
+        _Padded.apply(run, *_places(pad, x.shape[1], layout)).view(pad.rows, x.shape[1], pad.width, -1)  # type: ignore[no-untyped-call]
+        for run, pad in zip(runs, pads, strict=True)
+    ]
+
+
+def _core(
+    layout: Layout, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float
+) -> Tensor:
+    """Attention of a padded block: (R, H, Q, D), (R, H', K, D) twice, mask (R, 1, Q, K) to add → (R, H, Q, D)."""
+    (rows, heads, width, _), (_, key_heads, span, _) = query.shape, key.shape
+    shared = heads // key_heads
+    if query.device.type == "cpu" and rows * heads * width * span <= _SCORES_HELD:
+        # Heads that share keys are stacked as further queries: nothing is repeated. The mask enters with the product.
+        stacked = query.view(rows * key_heads, shared * width, -1)
+        added = layout.kept(("stacked", id(mask), key_heads), lambda: _stacked(mask, rows, key_heads, shared))
+        scores = torch.baddbmm(added, stacked, key.flatten(0, 1).transpose(1, 2), alpha=scaling)
         probs = F.dropout(scores.softmax(dim=-1), dropout) if dropout else scores.softmax(dim=-1)
-        mixed = probs.flatten(2, 3) @ value.transpose(1, 2)
-        return cast(Tensor, mixed.unflatten(2, (shared, width))).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    key, value = (x.transpose(1, 2).repeat_interleave(shared, dim=1) for x in (key, value))
-    mixed = F.scaled_dot_product_attention(
-        query.transpose(1, 2), key, value, attn_mask=mask.to(query.dtype), dropout_p=dropout, scale=scaling
-    )
-    return mixed.transpose(1, 2)
+        return torch.bmm(probs, value.flatten(0, 1)).view(query.shape)
+    key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
 
 
 class _Padded(torch.autograd.Function):
-    """(tokens, …) → (R, Q, …). A token lies in one place, so the way back is a selection, not a sum."""
+    """(tokens, H, D) → (R·H·Q, D). A token lies in one place, so the way back is a selection, not a sum."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, pad: Pad) -> Tensor:
-        ctx.pad = pad
-        return tokens.index_select(0, pad.into).view(pad.rows, pad.width, *tokens.shape[1:])
+    def forward(ctx: Any, tokens: Tensor, into: Tensor, back: Tensor) -> Tensor:
+        ctx.back, ctx.heads = back, tokens.shape[1]
+        return tokens.reshape(-1, tokens.shape[2]).index_select(0, into)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.flatten(0, 1).index_select(0, ctx.pad.back), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.back).view(-1, ctx.heads, grad.shape[1]), None, None
 
 
 class _Unpadded(torch.autograd.Function):
-    """(R, Q, …) → (tokens, …)."""
+    """(R, H, Q, D) → (tokens, H, D)."""
 
     @staticmethod
-    def forward(ctx: Any, block: Tensor, pad: Pad) -> Tensor:
-        ctx.pad = pad
-        return block.flatten(0, 1).index_select(0, pad.back)
+    def forward(ctx: Any, block: Tensor, into: Tensor, back: Tensor) -> Tensor:
+        ctx.back, ctx.shape = back, block.shape
+        return block.reshape(-1, block.shape[3]).index_select(0, back).view(-1, block.shape[1], block.shape[3])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        pad: Pad = ctx.pad
-        places = grad.new_zeros(pad.rows * pad.width, *grad.shape[1:])
-        return places.index_copy_(0, pad.back, grad).unflatten(0, (pad.rows, pad.width)), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        places = grad.new_zeros(ctx.shape).view(-1, grad.shape[2])
+        return places.index_copy_(0, ctx.back, grad.reshape(-1, grad.shape[2])).view(ctx.shape), None, None
 
 
-def _padded(tokens: Tensor, pad: Pad) -> Tensor:
-    block: Tensor = _Padded.apply(tokens, pad)  # type: ignore[no-untyped-call]
-    return block
+def _places(pad: Pad, heads: int, layout: Layout) -> tuple[Tensor, Tensor]:
+    """`into` and `back` of a pad for tokens that consist of heads: (R·H·Q,) and (tokens·H,)."""
 
+    def into() -> Tensor:
+        head = torch.arange(heads, device=pad.into.device).view(1, -1, 1)
+        return (pad.into.view(pad.rows, 1, pad.width) * heads + head).flatten()
 
-def _unpadded(block: Tensor, pad: Pad) -> Tensor:
-    tokens: Tensor = _Unpadded.apply(block, pad)  # type: ignore[no-untyped-call]
-    return tokens
+    def back() -> Tensor:
+        head = torch.arange(heads, device=pad.back.device)
+        row, place = (pad.back // pad.width).unsqueeze(1), (pad.back % pad.width).unsqueeze(1)
+        return ((row * heads + head) * pad.width + place).flatten()
+
+    return layout.kept(("into", id(pad), heads), into), layout.kept(("back", id(pad), heads), back)
 
 
 def _prompt_mask(layout: Layout, like: Tensor, window: int | None) -> Tensor:
-    name = ("prompts", window, like.dtype)
-    if name not in layout.masks:
-        place_L = torch.arange(layout.prompts.width, device=like.device)
-        layout.masks[name] = _added(_sees(place_L[:, None], place_L[None, :], window)[None, None], like.dtype)
-    return layout.masks[name]
+    place_L = torch.arange(layout.prompts.width, device=like.device)
+    return _added(_sees(place_L[:, None], place_L[None, :], window)[None, None], like.dtype)
 
 
-def _bucket_mask(layout: Layout, index: int, like: Tensor, window: int | None) -> Tensor:
+def _bucket_mask(layout: Layout, bucket: Bucket, like: Tensor, window: int | None) -> Tensor:
     """(R, 1, Q, K): a completion sees its prompt without padding, and itself up to each position."""
-    name = (index, window, like.dtype)
-    if name not in layout.masks:
-        bucket, width = layout.buckets[index], layout.prompts.width
-        place_L = torch.arange(width, device=like.device)
-        real_RL = place_L < layout.lengths_P[bucket.prompt_R].unsqueeze(1)
-        query_RQ1 = bucket.positions_RQ.unsqueeze(2)
-        prompt_RQL = _sees(query_RQ1, place_L[None, None, :], window) & real_RL.unsqueeze(1)
-        own_RQQ = _sees(query_RQ1, bucket.positions_RQ.unsqueeze(1), window)
-        layout.masks[name] = _added(torch.cat([prompt_RQL, own_RQQ], dim=2).unsqueeze(1), like.dtype)
-    return layout.masks[name]
+    place_L = torch.arange(layout.prompts.width, device=like.device)
+    real_RL = place_L < layout.lengths_P[bucket.prompt_R].unsqueeze(1)
+    query_RQ1 = bucket.positions_RQ.unsqueeze(2)
+    prompt_RQL = _sees(query_RQ1, place_L[None, None, :], window) & real_RL.unsqueeze(1)
+    own_RQQ = _sees(query_RQ1, bucket.positions_RQ.unsqueeze(1), window)
+    return _added(torch.cat([prompt_RQL, own_RQQ], dim=2).unsqueeze(1), like.dtype)
+
+
+def _stacked(mask: Tensor, rows: int, key_heads: int, shared: int) -> Tensor:
+    """(R, 1, Q, K) → (R·H', shared·Q, K)."""
+    full = mask.unsqueeze(1).expand(rows, key_heads, shared, -1, -1)
+    return full.reshape(rows * key_heads, -1, mask.shape[-1])
 
 
 def _sees(query: Tensor, key: Tensor, window: int | None) -> Tensor:
