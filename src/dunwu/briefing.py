@@ -46,6 +46,12 @@ def introduce(
         args, objective, model=model, prompts=len(prompts), steps_an_epoch=steps_an_epoch, max_steps=max_steps
     ):
         say(sentence)
+    spare = model.config.vocab_size - len(tokenizer)
+    if spare > 0:
+        say(
+            f"the model's vocabulary has {spare:,} entries that its tokenizer does not know; they are sampled as any "
+            "other, and decode to nothing"
+        )
     say("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
 
 

@@ -16,7 +16,7 @@ from dunwu.algorithm import Objective, denominator
 from dunwu.budget import TokenBudget
 from dunwu.checkpoint import Pending
 from dunwu.config import GRPOConfig
-from dunwu.policy import Reference, room_for_prompts
+from dunwu.policy import Reference, check_vocabulary, room_for_prompts
 from dunwu.prompts import PromptSettings, build_prompts
 from dunwu.ranks import gathered
 from dunwu.records import Batch, Engine, Group, Prompt, Row, Sampling
@@ -172,4 +172,5 @@ def prompts_of(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfi
     sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
     if sentence:
         voice().warning(sentence)
+    check_vocabulary(prompts, policy)
     return prompts

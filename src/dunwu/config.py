@@ -201,6 +201,9 @@ class GRPOConfig(TrainingArguments):
             self.tf32 = None
         if not gpu:
             self.dataloader_pin_memory = False
+        if self.ddp_find_unused_parameters is None:
+            # Every forward here uses every weight; looking for others walks the whole graph at each step.
+            self.ddp_find_unused_parameters = False
 
     def _settle_checkpointing_name(self) -> None:
         """`gradient_checkpointing` was renamed in transformers 5.2x; both names work here, without a warning."""

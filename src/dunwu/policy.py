@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from dunwu.forward import forward_logps
-from dunwu.records import Batch
+from dunwu.records import Batch, Prompt
 
 __all__ = [
     "Reference",
     "as_policy",
     "bytes_to_save",
+    "check_vocabulary",
     "disable_dropout",
     "load_policy",
     "load_tokenizer",
@@ -158,6 +159,22 @@ def bytes_to_save(model: nn.Module, *, with_optimizer: bool = False) -> int:
     trains, _ = trainable_parameters(model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return int(weights) + (8 * trains if with_optimizer else 0)
+
+
+def check_vocabulary(prompts: Sequence[Prompt], model: Any) -> None:
+    """Refuse ids that the model has no embedding for.
+
+    Raises:
+        ValueError: where the tokenizer is larger than the model; with the id and what to do.
+    """
+    known = model.get_input_embeddings().weight.shape[0]
+    for prompt in prompts:
+        highest = max(prompt.ids)
+        if highest >= known:
+            raise ValueError(
+                f"the tokenizer made token {highest} of row {prompt.key}, and the model's vocabulary ends at {known}; "
+                "use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+            )
 
 
 def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
