@@ -38,6 +38,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rows", type=int, default=500, help="held-out puzzles")
+    parser.add_argument(
+        "--looks", type=int, default=12, help="evaluations during training (their time is not counted)"
+    )
+    parser.add_argument("--look-rows", type=int, default=250, help="held-out puzzles of each")
     parser.add_argument("--side", choices=("dunwu", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "vs_trl", help="where the trained models go")
@@ -69,6 +73,7 @@ def make_environment() -> Path:
 def in_own_process(python: Path, args: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
     """One side's training and evaluation in a fresh process."""
     command = [str(python), __file__, "--side", side, "--seed", str(seed), "--seconds", str(args.seconds)]
+    command += ["--looks", str(args.looks), "--look-rows", str(args.look_rows)]
     command += ["--rows", str(args.rows), "--threads", str(args.threads), "--out", str(args.out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -93,16 +98,23 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.out / f"{args.side}-{args.seed}"
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Notes when each step ends, and stops at the limit."""
+        """Notes when each step ends, evaluates now and then while it stands still, and stops at the limit."""
 
         def __init__(self) -> None:
             self.times: list[float] = []
+            self.looks: list[tuple[float, float]] = []
+            self.paused = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.monotonic()
 
-        def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
-            self.times.append(time.monotonic() - self.began)
+        def on_step_end(self, arguments: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            now = time.monotonic()
+            self.times.append(now - self.began - self.paused)
+            if self.times[-1] >= args.seconds * (len(self.looks) + 1) / args.looks:
+                figures = judge(model, tokenizer, task, recipe, args.look_rows)
+                self.looks.append((self.times[-1], figures["sampled"]))
+                self.paused += time.monotonic() - now
             control.should_training_stop = self.times[-1] >= args.seconds
 
     clock = Clock()
@@ -122,20 +134,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "early_seconds_per_step": statistics.median(paces[:10]),
         "early_tokens": statistics.fmean(entry["completions/mean_length"] for entry in logged[WARM : WARM + 10]),
         "time_rollout": statistics.fmean(e["time/rollout"] for e in logged) if args.side == "dunwu" else None,
+        "looks": clock.looks,
         **judge(trainer.model, tokenizer, task, recipe, args.rows),
     }
 
 
 def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dict[str, float]:
     """Greedy and sampled accuracy on the held-out split: the same code for both sides."""
-    from dunwu.engines import GenerateEngine
+    from dunwu.engines import best_engine
     from dunwu.evaluation import evaluate
     from dunwu.prompts import build_prompts
     from dunwu.recipe import prompt_rows
 
     prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
     limit = recipe.train["max_completion_length"]
-    figures = evaluate(GenerateEngine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
+    figures = evaluate(best_engine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
     return {"greedy": figures["greedy_strict"], "sampled": figures["sampled_strict"]}
 
 
@@ -230,10 +243,32 @@ def report(runs: list[dict[str, Any]], args: argparse.Namespace) -> None:
     lines.append(
         f"Of our step, rollouts take {statistics.median(shares):.0%}; the rest is forward, backward, optimizer."
     )
+    lines += ["", *time_to_best(ours, theirs)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "vs_trl.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (RESULTS / "vs_trl.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     print("\n".join(lines))
+
+
+def time_to_best(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
+    """When each side first had the best accuracy that TRL reached."""
+    lines = ["| seed | TRL's best sampled accuracy | TRL's seconds to it | ours | ratio |", "|---|---|---|---|---|"]
+    ratios = []
+    for our, their in zip(ours, theirs, strict=True):
+        best = max(accuracy for _, accuracy in their["looks"])
+        needed = [
+            next((seconds for seconds, accuracy in run["looks"] if accuracy >= best), float("inf"))
+            for run in (their, our)
+        ]
+        ratios.append(needed[0] / needed[1])
+        lines.append(
+            f"| {our['seed']} | {best:.1%} | {needed[0]:.0f} | {needed[1]:.0f} | {needed[0] / needed[1]:.1f} |"
+        )
+    return [
+        *lines,
+        "",
+        f"Wall time to TRL's best accuracy, theirs over ours: median {statistics.median(ratios):.1f}.",
+    ]
 
 
 if __name__ == "__main__":

@@ -85,12 +85,19 @@ def _weights(args: GRPOConfig, model: Any) -> str:
     forward = " (forward in bfloat16)" if args.bf16 else " (forward in float16)" if args.fp16 else ""
     name = str(dtype).removeprefix("torch.")
     warning = ""
-    if name == "bfloat16" and args.learning_rate < 2e-5:
+    if name == "bfloat16" and args.learning_rate < 2e-5 and not _keeps_small_steps(args):
         warning = (
             ". Steps this small leave most bfloat16 weights where they were, rounded back: load the model in "
-            "float32 (the default) and let autocast compute in bfloat16"
+            "float32 (the default) and let autocast compute in bfloat16; or, where memory is short, set "
+            "optim=stable_adamw (pip install 'dunwu[bf16]'), which carries what rounding loses"
         )
     return f"{trains:,} of {total:,} parameters train, in {name}{forward} on {args.device}{warning}"
+
+
+def _keeps_small_steps(args: GRPOConfig) -> bool:
+    """Whether the optimizer carries what rounding loses (Kahan), or rounds up as often as down."""
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    return optimizer == "stable_adamw" or "bf16_stochastic_round=true" in str(args.optim_args).lower()
 
 
 def _what_to_watch(args: GRPOConfig, objective: Objective) -> str:

@@ -19,10 +19,10 @@ from dunwu.forward import forward_logps
 from dunwu.head import chunk_rows
 from dunwu.memory import free_memory
 from dunwu.records import Batch
-from dunwu.rollout import split
+from dunwu.rollout import computed_tokens, split
 from dunwu.voice import voice
 
-__all__ = ["TokenBudget"]
+__all__ = ["TokenBudget", "budget_of"]
 
 Result = TypeVar("Result")
 
@@ -49,6 +49,8 @@ class TokenBudget:
     """Tokens a forward pass may compute."""
     temperature: float = 1.0
     """Of the sampling; the measurement runs the step's own forward."""
+    shared_prompts: bool = True
+    """Whether the forward computes a prompt once for all its completions."""
     ranks: int = 1
     """Processes that share a machine's memory, where that is the CPU's."""
 
@@ -59,7 +61,7 @@ class TokenBudget:
         """
         if self.tokens is None:
             batch = sample(_SAMPLE_TOKENS)[0]
-            each = saved_bytes(model, batch, self.temperature) / _computed(batch)
+            each = saved_bytes(model, batch, self.temperature) / self._computed(batch)
             device = batch.completion_ids_BC.device
             shared = self.ranks if device.type == "cpu" else 1
             free = free_memory(device) // shared - _owed(model)
@@ -77,7 +79,6 @@ class TokenBudget:
         run: Callable[[list[Batch]], Result],
         *,
         undo: Callable[[], None],
-        shared_prompts: bool,
         can_retry: Callable[[], bool],
     ) -> tuple[list[Batch], Result]:
         """`run(batches)`; when memory runs out, `undo()` and again with half the budget, until it fits.
@@ -96,18 +97,25 @@ class TokenBudget:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                largest = max(_computed(batch) for batch in batches)
+                largest = max(self._computed(batch) for batch in batches)
                 if all(len(batch.lengths) == 1 for batch in batches) or not can_retry():
                     raise ValueError(_advice(largest, error)) from error
             # Outside the handler: the exception holds the frames, and they hold the activations.
             undo()
             clear_device_cache(garbage_collection=True)
             self.tokens = max(1, min(self.tokens or largest, largest) // 2)
-            batches = [part for batch in batches for part in split(batch, self.tokens, shared_prompts=shared_prompts)]
+            batches = [part for batch in batches for part in self._split(batch)]
             voice().warning(
                 f"out of memory at {largest:,} tokens a micro-batch: the same step again with at most "
                 f"{self.tokens:,}, and so from now on; the result is the same"
             )
+
+    def _computed(self, batch: Batch) -> int:
+        return computed_tokens(batch, shared_prompts=self.shared_prompts)
+
+    def _split(self, batch: Batch) -> list[Batch]:
+        assert self.tokens is not None, "halved just now"
+        return split(batch, self.tokens, shared_prompts=self.shared_prompts)
 
 
 def saved_bytes(model: Any, batch: Batch, temperature: float) -> int:
@@ -129,13 +137,10 @@ def saved_bytes(model: Any, batch: Batch, temperature: float) -> int:
     return max(found, 1)
 
 
-def shares_prompts(model: Any) -> bool:
-    """Whether the forward of a model computes a prompt once for all its completions."""
-    return why_not_known(model) is None
-
-
-def _computed(batch: Batch) -> int:
-    return sum(map(len, batch.prompts)) + sum(length - 1 for length in batch.lengths)
+def budget_of(model: Any, tokens: int | None, temperature: float, ranks: int) -> TokenBudget:
+    """The budget for a model: its forward shares prompts, or pads."""
+    shared = why_not_known(model) is None
+    return TokenBudget(tokens=tokens, temperature=temperature, shared_prompts=shared, ranks=ranks)
 
 
 def _owed(model: Any) -> int:

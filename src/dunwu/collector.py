@@ -58,8 +58,6 @@ class Collector:
     """The trainer's autocast: the reference must compute as the policy does."""
     budget: TokenBudget
     """Tokens a forward pass may compute."""
-    shared_prompts: bool = True
-    """Whether the forward computes a prompt once for all its completions."""
 
     def step(self, prompts: Sequence[Prompt], model: Any, index: int) -> Pending:
         """Sample and pack step `index` from the weights of `model`; this rank's share of the prompts."""
@@ -121,22 +119,33 @@ class Collector:
             tokens=self._tokens(),
             mask_truncated=self.args.mask_truncated_completions,
             skip_zero_advantage=self.objective.zero_advantage_is_free,
-            shared_prompts=self.shared_prompts,
+            shared_prompts=self.budget.shared_prompts,
         )
-        return [self._with_reference(batch) for batch in batches] if self.objective.beta else batches
+        return self._with_references(batches) if self.objective.beta else batches
 
     def _penalised(self, groups: list[Group]) -> list[Group]:
-        everything = pack(groups, aggregation="token", tokens=self._tokens(), shared_prompts=self.shared_prompts)
-        penalties = kl_penalties([self._with_reference(batch) for batch in everything], self.objective.kl_estimator)
+        everything = pack(
+            groups, aggregation="token", tokens=self._tokens(), shared_prompts=self.budget.shared_prompts
+        )
+        penalties = kl_penalties(self._with_references(everything), self.objective.kl_estimator)
         return with_penalties(groups, [self.objective.beta * penalty for penalty in penalties])
 
     def _sample(self, groups: list[Group], tokens: int) -> list[Batch]:
-        batches = pack(groups[:1], aggregation="token", tokens=tokens, shared_prompts=self.shared_prompts)
+        batches = pack(groups[:1], aggregation="token", tokens=tokens, shared_prompts=self.budget.shared_prompts)
         return [batch.to(self.args.device) for batch in batches]
 
     def _tokens(self) -> int:
         assert self.budget.tokens is not None, "settled before anything is packed"
         return self.budget.tokens
+
+    def _with_references(self, batches: list[Batch]) -> list[Batch]:
+        _, done = self.budget.attempt(
+            batches,
+            lambda parts: [self._with_reference(batch) for batch in parts],
+            undo=lambda: None,
+            can_retry=lambda: True,
+        )
+        return done
 
     def _with_reference(self, batch: Batch) -> Batch:
         assert self.reference is not None

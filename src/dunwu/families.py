@@ -36,6 +36,8 @@ def why_not_known(model: Any) -> str | None:
         return f"its architecture {kind!r} is none of {', '.join(FAMILIES)}"
     if not hasattr(inner, "lm_head") or not hasattr(getattr(inner, "model", None), "layers"):
         return f"{type(inner).__name__} is not a causal language model with one linear head"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act!r}, not 'silu'"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE:
         return f"its rotary positions are of the type {rope!r}, which change with the length of the row"

@@ -22,7 +22,7 @@ from dunwu.head import head_logps
 from dunwu.packed import layout_of, packed_attention
 from dunwu.records import Batch
 
-__all__ = ["forward_logps", "own_attention", "padded"]
+__all__ = ["forward_logps", "own_attention", "padded", "padded_logps"]
 
 _Answer = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
@@ -40,7 +40,7 @@ def forward_logps(model: Any, batch: Batch, temperature: float) -> tuple[Tensor,
     if why_not_known(model) is None:
         with own_attention(model):
             return _packed(model, batch, temperature)
-    return _padded(model, batch, temperature)
+    return padded_logps(model, batch, temperature)
 
 
 def own_attention(model: Any) -> contextlib.AbstractContextManager[None]:
@@ -85,8 +85,11 @@ def _packed(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tenso
     return logps_BC, entropy_BC.detach()
 
 
-def _padded(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Position t predicts token t + 1, hence one position more than completions have, and one left off at the end."""
+def padded_logps(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """`forward_logps` over padded rows: for any causal model.
+
+    Position t predicts token t + 1, hence one position more than completions have, and one left off at the end.
+    """
     shape = batch.completion_ids_BC.shape
     ids_BT, attention_BT, positions_BT = padded(batch)
 
@@ -124,7 +127,7 @@ def _answering(inner: Any, answer: _Answer) -> Iterator[None]:
     that a wrapper gathers for a forward pass are there.
     """
     head: nn.Module = inner.get_output_embeddings()
-    usual = head.forward
+    usual, wrapped = head.forward, head.__dict__.get("forward")  # the latter: where someone's hooks stand before it
 
     def told(hidden: Tensor) -> Tensor:
         head.forward = usual  # an adapter's head calls itself
@@ -135,10 +138,12 @@ def _answering(inner: Any, answer: _Answer) -> Iterator[None]:
         yield
     finally:
         head.__dict__.pop("forward", None)
+        if wrapped is not None:
+            head.forward = wrapped
 
 
 def _logits_are_the_heads(inner: nn.Module) -> bool:
-    """Whether a model gives its head's output as it is; some scale or cap it. Asked once, with two tokens."""
+    """Whether a model gives its head's output as it is; some scale or cap it. Asked once, with a few tokens."""
     if inner not in _head_is_last:
         _head_is_last[inner] = _ask(inner)
     return _head_is_last[inner]
@@ -150,9 +155,11 @@ def _ask(inner: Any) -> bool:
     if head is None:
         return False
     seen: list[Tensor] = []
-    hook = head.register_forward_hook(lambda module, args, output: seen.append(output))
+    # Several ids: the padding token's embedding may be zero, and scaled zeros are zeros.
+    ids = torch.arange(min(8, head.weight.shape[0]), device=inner.device).unsqueeze(0)
+    hook = head.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
     try:
-        logits = inner(input_ids=torch.zeros(1, 2, dtype=torch.long, device=inner.device), use_cache=False).logits
+        logits = inner(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     finally:
         hook.remove()
     return len(seen) == 1 and seen[0].shape == logits.shape and torch.equal(seen[0], logits)

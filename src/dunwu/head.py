@@ -89,7 +89,9 @@ class _LinearLogps(torch.autograd.Function):
         hidden_NH, weight_VH, bias_V, targets_N, kept = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden_NH) if wants_hidden else None
-        to_weight = torch.zeros_like(weight_VH) if wants_weight else None
+        # Summed over chunks in float32 at least, whatever the weight is kept in.
+        exact = torch.promote_types(weight_VH.dtype, torch.float32)
+        to_weight = torch.zeros_like(weight_VH, dtype=exact) if wants_weight else None
         to_bias = torch.zeros_like(bias_V) if wants_bias else None
         cast_VH = weight_VH.to(ctx.dtype)
         for start in range(0, len(hidden_NH), ctx.rows):
@@ -108,16 +110,18 @@ class _LinearLogps(torch.autograd.Function):
                 to_hidden[part] = error @ cast_VH
             if to_weight is not None:
                 _add_product(to_weight, error, hidden)
+        to_weight = to_weight.to(weight_VH.dtype) if to_weight is not None else None
         return to_hidden, to_weight, to_bias, None, None
 
 
 def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """hidden · weightᵀ + bias, float32 at least: bfloat16 has 8 bits, and a logit of 20 would be off by 0.06."""
-    if hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16):
+    if hidden.dtype not in (torch.bfloat16, torch.float16):
+        logits = hidden @ weight.t()
+    elif hidden.is_cuda:
         logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     else:
-        logits = hidden @ weight.t()
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = hidden.float() @ weight.float().t()  # a CPU multiplies in float32 at least as fast
     return logits if bias is None else logits + bias
 
 

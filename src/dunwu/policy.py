@@ -172,8 +172,8 @@ def check_vocabulary(prompts: Sequence[Prompt], model: Any) -> None:
         highest = max(prompt.ids)
         if highest >= known:
             raise ValueError(
-                f"the tokenizer made token {highest} of row {prompt.key}, and the model's vocabulary ends at {known}; "
-                "use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+                f"the tokenizer made token {highest} of row {prompt.key}, and the model's vocabulary ends at {known}"
+                "; use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
             )
 
 

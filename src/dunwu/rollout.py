@@ -23,6 +23,7 @@ __all__ = [
     "RolloutFacts",
     "Scorer",
     "collect",
+    "computed_tokens",
     "counted_lengths",
     "cuts",
     "kl_penalties",
@@ -147,8 +148,9 @@ def pack(
 ) -> list[Batch]:
     """Batches whose forward pass computes at most `tokens` tokens; a row that is longer alone stands alone.
 
-    With `shared_prompts`, a prompt counts once for all its completions in a batch, nothing is padded, and groups
-    stay together. Without, rows are padded, so rows of like length come together.
+    With `shared_prompts`, a prompt counts once for all its completions in a batch, nothing is padded, and rows keep
+    their order: a group that is cut computes its prompt once a part. Without, rows are padded, so rows of like
+    length come together.
     What carries no gradient is left out: masked rollouts and, where `skip_zero_advantage`, those with advantage 0.
     At least one row stays, so that every rank has a forward and a backward to take part in.
     """
@@ -174,6 +176,14 @@ def split(batch: Batch, tokens: int, *, shared_prompts: bool = True) -> list[Bat
     sizes = [(len(batch.prompts[i]), length) for i, length in zip(batch.prompt_index, batch.lengths, strict=True)]
     parts = cuts(batch.prompt_index, sizes, tokens, shared_prompts=shared_prompts)
     return [batch.take(range(len(sizes))[part]) for part in parts]
+
+
+def computed_tokens(batch: Batch, *, shared_prompts: bool = True) -> int:
+    """Tokens that the forward pass of a batch computes."""
+    measure, tokens = _Measure(shared_prompts), 0
+    for owner, length in zip(batch.prompt_index, batch.lengths, strict=True):
+        tokens = measure.add(owner, len(batch.prompts[owner]), length)
+    return tokens
 
 
 def cuts(

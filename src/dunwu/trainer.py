@@ -28,7 +28,7 @@ from transformers.trainer_utils import TrainOutput
 from dunwu import algorithm
 from dunwu.algorithm import Objective
 from dunwu.briefing import introduce, some_completions
-from dunwu.budget import TokenBudget, shares_prompts
+from dunwu.budget import budget_of
 from dunwu.checkpoint import (
     Pending,
     last_whole_checkpoint,
@@ -113,7 +113,7 @@ class GRPOTrainer(Trainer):
         self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
         self.observers = list(observers)
         self._ledger = Ledger()
-        self._budget = TokenBudget(args.tokens_per_micro_batch, args.temperature, args.world_size)
+        self._budget = budget_of(policy, args.tokens_per_micro_batch, args.temperature, args.world_size)
         self.reference = Reference(policy, moves=args.sync_ref_model) if self.objective.beta else None
         super().__init__(
             model=policy,
@@ -149,7 +149,6 @@ class GRPOTrainer(Trainer):
             reference=self.reference,
             precision=self.compute_loss_context_manager,
             budget=self._budget,
-            shared_prompts=shares_prompts(self.model),
         )
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
@@ -185,7 +184,6 @@ class GRPOTrainer(Trainer):
             list(inputs),
             lambda batches: self._backward(model, batches, num_items_in_batch),
             undo=model.zero_grad,
-            shared_prompts=self._collector.shared_prompts,
             # A pass that synchronises gradients has other ranks in it: it cannot be taken back.
             can_retry=lambda: self.args.world_size == 1 or not self.accelerator.sync_gradients,
         )
@@ -339,7 +337,7 @@ class GRPOTrainer(Trainer):
             return
         self._pending, extra = load_pending(checkpoint, self.args.process_index, self.prompts)
         self._ledger.load_state(extra.get("ledger", {}))
-        self._budget.tokens = extra.get("tokens_per_micro_batch", self._budget.tokens)
+        self._budget.tokens = self._budget.tokens or extra.get("tokens_per_micro_batch")
         _, first = load_pending(checkpoint, 0, self.prompts)  # the reference is the same on all ranks, and there once
         if self.reference is not None and first.get("reference") is not None:
             self.reference.load_state(first["reference"])

@@ -11,7 +11,8 @@ import torch
 from dunwu.engines.fast import FastEngine
 from dunwu.engines.generate import GenerateEngine
 from dunwu.engines.sampling import sequence_seed
-from dunwu.families import why_not_known
+from dunwu.engines.weights import why_not_readable
+from dunwu.families import inner_model, why_not_known
 from dunwu.voice import voice
 
 __all__ = ["FastEngine", "GenerateEngine", "best_engine", "sequence_seed"]
@@ -39,7 +40,7 @@ def best_engine(
     """
     if kind == "generate":
         return GenerateEngine(model, tokenizer, autocast=autocast)
-    reason = why_not_known(model)
+    reason = why_not_known(model) or why_not_readable(inner_model(model))
     if reason is not None and kind == "auto":
         voice().info(f"rollouts use the engine 'generate': the fast one does not know this model ({reason})")
         return GenerateEngine(model, tokenizer, autocast=autocast)

@@ -63,6 +63,10 @@ class Cache:
         """Each layer's keys and values in the first slots and positions, (rows · K, span, D); no copy."""
         return [(keys, values) for keys, values in self.block[:, :, :rows, :, :span].flatten(2, 3).unbind()]
 
+    def clear(self) -> None:
+        """Zeros again: what an earlier call left may not be finite."""
+        self.block.zero_()
+
     def move(self, source: Tensor, target: Tensor, span: int) -> None:
         """Copy slots onto others, up to `span` positions."""
         self.block[:, :, target, :, :span] = self.block[:, :, source, :, :span]

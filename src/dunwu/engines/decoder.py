@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dunwu.engines.cache import Cache, head_width
-from dunwu.engines.weights import FUSED_AT_MOST, Layer, fused_bytes, layers_of, mergeable, windows_of
+from dunwu.engines.weights import FUSED_AT_MOST, Layer, fused_bytes, head_norms, layers_of, mergeable, windows_of
 from dunwu.families import inner_model
 from dunwu.head import logits_of
 
@@ -52,14 +52,29 @@ class Decoder:
         self.eps: float = config.rms_norm_eps
         self.windows = windows_of(config)
         self.head_VH = self._head_copy()
+        self._read = self._addresses()
         self._angles: tuple[Tensor, Tensor] | None = None
 
-    def refresh(self) -> None:
-        """Take the trainer's current weights."""
+    def refresh(self) -> bool:
+        """Take the trainer's current weights; True where tensors that are read in place have been replaced."""
         for layer in self.layers:
             layer.refresh()
-        if self.head_VH is not self.inner.lm_head.weight:
-            self.head_VH.copy_(self.inner.lm_head.weight)
+        head = self.inner.lm_head.weight
+        if head.dtype == self.compute or head.shape != self.head_VH.shape:
+            self.head_VH = self._head_copy()
+        else:
+            self.head_VH.copy_(head)
+        before, self._read = self._read, self._addresses()
+        return before != self._read
+
+    def _addresses(self) -> list[int]:
+        """Of what a step reads where it lies."""
+        model = self.inner.model
+        norms = [
+            weight for layer in model.layers for weight in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
+        read = [model.embed_tokens.weight, model.norm.weight, self.head_VH, *(norm.weight for norm in norms)]
+        return [tensor.data_ptr() for tensor in read]
 
     @property
     def device(self) -> torch.device:
@@ -116,11 +131,10 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             qkv = layer.query_key_value(x).unflatten(-1, (-1, self.width))
             moving = qkv[:, :turned]
-            if layer.head_norms is not None:
+            norms = head_norms(layer.layer)
+            if norms is not None:
                 query, key = moving.split([self.heads, self.key_heads], dim=1)
-                moving = torch.cat(
-                    [self._norm(query, layer.head_norms[0]), self._norm(key, layer.head_norms[1])], dim=1
-                )
+                moving = torch.cat([self._norm(query, norms[0]), self._norm(key, norms[1])], dim=1)
             # x · cos + rotate_half(x) · sin, with the sign of rotate_half kept in the table.
             half = moving.roll(self.width // 2, dims=-1)
             qkv[:, :turned] = torch.addcmul(moving * cos_T1D, half, sin_T1D)

@@ -52,8 +52,8 @@ class Holder(Protocol):
         """The forward, with the weights of this moment."""
         ...
 
-    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> Held:
-        """Cache and row tensors that are large enough."""
+    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> tuple[Held, int]:
+        """Cache and row tensors that are large enough, and how many rows may live at a time."""
         ...
 
     def stops(self, sampling: Sampling, vocabulary: int) -> StopStrings | None:
@@ -65,12 +65,15 @@ class Holder(Protocol):
 class Held:
     """What stays between calls.
 
-    Example: `Held(cache=cache, rows=rows, replay=Replay(device, rows.tensors()))`
+    Captured graphs know these tensors by address, so they live as long as the graphs do.
+
+    Example: `Held(cache=cache, rows=rows, replay=Replay(device, rows.tensors()), end_ids=torch.tensor([1]))`
     """
 
     cache: Any
     rows: Rows
     replay: Replay
+    end_ids: Tensor
 
     def serves(self, slots: int, length: int, rows: int, limit: int, penalised: bool) -> bool:
         fits = self.cache.slots >= slots and self.cache.length >= length
@@ -86,12 +89,11 @@ class Decoding:
         longest = max(len(prompt.ids) for prompt in prompts)
         _check_context(self.decoder.inner.config, longest, sampling.max_new_tokens)
         total = len(prompts) * sampling.n
-        held = engine.hold(self.decoder, total, longest + sampling.max_new_tokens, sampling)
+        held, self.slots = engine.hold(self.decoder, total, longest + sampling.max_new_tokens, sampling)
         self.cache, self.rows, self.replay = held.cache, held.rows, held.replay
-        self.slots = min(self.cache.slots, total)
         self.rows.seed(self._uniforms())
         device = self.decoder.device
-        self.end_ids = torch.tensor(engine.end_ids, device=device)
+        self.end_ids = held.end_ids
         self.stops = engine.stops(sampling, self.decoder.inner.config.vocab_size)
         self.look_every = _LOOK_EVERY.get(device.type, 1)
         self.waiting = deque(_units(len(prompts), sampling.n, self.slots))
@@ -153,7 +155,7 @@ class Decoding:
             logits = self.decoder.step(state.token_S[:rows], state.position_S[:rows], span, self.cache)
             self._take(0, rows, logits)
 
-        self.replay.run((rows, span, self.sampling.temperature, *self._warpers()), step)
+        self.replay.run((rows, span, *self._warpers()), step)
 
     def _take(self, start: int, end: int, logits_BV: Tensor) -> None:
         suspects = self.stops.suspect_V if self.stops is not None else None
@@ -180,6 +182,8 @@ class Decoding:
             for mover, hole in zip(movers, holes, strict=True):
                 self.reach[hole] = self.reach[mover]
         self.rows.done_S[staying : self.live] = True
+        # A step may be rounded up to slots that are empty: at position 0 they see something, and stay finite.
+        self.rows.position_S[staying : self.live] = 0
         self.live = staying
         del self.reach[staying:]
 
@@ -202,9 +206,9 @@ class Decoding:
         ]
         return uniforms(seeds, sampling.max_new_tokens, self.decoder.device)
 
-    def _warpers(self) -> tuple[float, ...]:
+    def _warpers(self) -> tuple[object, ...]:
         s = self.sampling
-        return s.top_k, s.top_p, s.min_p, s.repetition_penalty
+        return s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, s.stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

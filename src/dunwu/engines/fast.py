@@ -22,6 +22,7 @@ from dunwu.engines.graphs import Replay
 from dunwu.engines.native import NativeDecoder, why_not_native
 from dunwu.engines.rows import Rows
 from dunwu.engines.stops import StopStrings
+from dunwu.engines.weights import why_not_readable
 from dunwu.families import inner_model, why_not_known
 from dunwu.memory import free_memory
 from dunwu.records import Completion, Prompt, Sampling
@@ -31,6 +32,8 @@ __all__ = ["FastEngine"]
 
 _MAX_ROWS: Final = {"cuda": 512}
 _MAX_ROWS_ELSEWHERE: Final = 256
+_LENGTHS: Final = 16
+"""A slot has room for a multiple of so many positions."""
 _CACHE_SHARE: Final = 0.4
 """Of the free memory, where no limit is given."""
 _HELD_ASLEEP: Final = 1 / 32
@@ -68,7 +71,6 @@ class FastEngine:
         self.autocast = autocast
         self.native = native
         self._held: Held | None = None
-        self._stops: StopStrings | None = None
         self._said: set[str] = set()
         self.load(model)
 
@@ -76,13 +78,14 @@ class FastEngine:
         """Take a model; its weights are read anew at each call of `generate`."""
         if getattr(self, "model", None) is weights:
             return
-        reason = why_not_known(weights)
+        reason = why_not_known(weights) or why_not_readable(inner_model(weights))
         if reason is not None:
             raise ValueError(f"the fast engine does not know this model: {reason}; use GenerateEngine")
         self.model = weights
         self.end_ids = end_token_ids(inner_model(weights), self.tokenizer)
         self._decoder: Decoder | NativeDecoder | None = None
         self._held = None
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -130,12 +133,13 @@ class FastEngine:
                 self._say(
                     f"the fast engine holds a fused copy of the layers' weights while it generates: {size:.0f} MB"
                 )
-        else:
-            self._decoder.refresh()
+        elif self._decoder.refresh():
+            self._held = None  # tensors that a captured graph reads have been replaced
         return self._decoder
 
-    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> Held:
-        """Cache and row tensors for a call: those of the last one where they are large enough."""
+    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> tuple[Held, int]:
+        """Cache and row tensors for a call, those of the last one where they are large enough; and rows at a time."""
+        length = -(-length // _LENGTHS) * _LENGTHS
         slots = self._slots(rows, length, decoder.compute)
         decoder.grow(length)
         penalised = sampling.repetition_penalty != 1.0
@@ -150,17 +154,22 @@ class FastEngine:
                 vocabulary=decoder.inner.config.vocab_size if penalised else 0,
                 device=decoder.device,
             )
-            self._held = held = Held(cache=cache, rows=state, replay=Replay(decoder.device, state.tensors()))
+            ends = torch.tensor(self.end_ids, device=decoder.device)
+            self._held = held = Held(
+                cache=cache, rows=state, replay=Replay(decoder.device, state.tensors()), end_ids=ends
+            )
+        else:
+            held.cache.clear()
         held.rows.reset()
-        return held
+        return held, slots
 
     def stops(self, sampling: Sampling, vocabulary: int) -> StopStrings | None:
         """The table of the run's stop strings."""
         if not sampling.stop:
             return None
-        if self._stops is None or self._stops.strings != sampling.stop:
-            self._stops = StopStrings(self.tokenizer, sampling.stop, vocabulary, self.device)
-        return self._stops
+        if sampling.stop not in self._stops:
+            self._stops[sampling.stop] = StopStrings(self.tokenizer, sampling.stop, vocabulary, self.device)
+        return self._stops[sampling.stop]
 
     def _slots(self, rows: int, length: int, dtype: torch.dtype) -> int:
         """Rows at a time: what was asked for, what is allowed, what fits."""

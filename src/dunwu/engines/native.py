@@ -101,6 +101,9 @@ class NativeCache:
         """Size of both."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    def clear(self) -> None:
+        """Nothing to do: the compiled step reads no position that was not written."""
+
     def move(self, source: Tensor, target: Tensor, span: int) -> None:
         """Copy slots onto others, up to `span` positions."""
         self.keys[:, target, :, :, :span] = self.keys[:, source, :, :, :span]
@@ -137,14 +140,16 @@ class NativeDecoder:
         """The CPU."""
         return torch.device("cpu")
 
-    def refresh(self) -> None:
-        """Take the trainer's current weights, transposed and padded."""
+    def refresh(self) -> bool:
+        """Take the trainer's current weights, transposed and padded; False: no captured graph reads them."""
+        self._bound = None  # the trainer's own tensors may lie elsewhere by now
         for layer, part in zip(self.inner.model.layers, self.parts, strict=False):
             _fill(layer, part)
         vocabulary = self.inner.config.vocab_size
         self.head[:, :vocabulary] = self.inner.lm_head.weight.detach().t()
         if self.head_bias is not None:
             self.head_bias[:vocabulary] = self.inner.lm_head.bias.detach()
+        return False
 
     def grow(self, length: int) -> None:
         """Make tables for positions below `length`."""
@@ -157,7 +162,7 @@ class NativeDecoder:
         self._bound = None
 
     def make_cache(self, slots: int, length: int) -> NativeCache:
-        """An empty cache; lengths are rounded up to whole vectors."""
+        """An empty cache; its length is a multiple of a vector's."""
         config, length = self.inner.config, -(-length // 16) * 16
         shape = (config.num_hidden_layers, slots, config.num_key_value_heads)
         return NativeCache(
@@ -306,13 +311,18 @@ def _padded(size: int) -> int:
 @functools.cache
 def _library() -> Any:
     """The compiled steps; None without a compiler, or where DUNWU_NATIVE=0."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if os.environ.get("DUNWU_NATIVE") == "0" or compiler is None:
+    compilers = [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))]
+    if os.environ.get("DUNWU_NATIVE") == "0" or not compilers:
         return None
-    try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        voice().info(f"compiled decoding steps are off ({str(error).splitlines()[0]}): rollouts take longer")
+    library, reasons = None, []
+    for compiler in compilers:
+        try:
+            library = ctypes.CDLL(str(_compiled(compiler)))
+            break
+        except (OSError, subprocess.SubprocessError) as error:
+            reasons.append(str(error).splitlines()[0])
+    if library is None:
+        voice().info(f"compiled decoding steps are off ({'; '.join(reasons)}): rollouts take longer")
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.dunwu_step.argtypes = [pointer, number, pointer, pointer, pointer, pointer, pointer, number]
@@ -327,10 +337,12 @@ def _compiled(compiler: str) -> Path:
     name = hashlib.sha256("\n".join([_SOURCE.read_text(), compiler, *_FLAGS, _processor()]).encode()).hexdigest()[:16]
     for folder in (_cache_folder(), Path(tempfile.gettempdir()) / f"dunwu-{getpass.getuser()}"):
         target = folder / f"native-{name}.so"
-        if target.exists():
-            return target
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+                continue  # in a folder for everyone, another user's file is not loaded
+            if target.exists():
+                return target
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 made = Path(scratch) / target.name
                 _compile(compiler, made)

@@ -85,6 +85,7 @@ class Rows:
         """Nothing lives."""
         self.done_S.fill_(True)
         self.suspect_S.fill_(False)
+        self.position_S.zero_()
 
     def seed(self, uniform_RN: Tensor) -> None:
         """The numbers that draws will use, (R, N)."""

@@ -25,6 +25,7 @@ __all__ = [
     "head_norms",
     "layers_of",
     "mergeable",
+    "why_not_readable",
     "windows_of",
 ]
 
@@ -35,7 +36,8 @@ FUSED_AT_MOST: Final = 256 << 20
 class Layer(Protocol):
     """One decoder layer but for its attention, on the residual stream (T, H)."""
 
-    head_norms: tuple[Tensor, Tensor] | None
+    layer: Any
+    """transformers' module."""
 
     def query_key_value(self, x: Tensor) -> Tensor:
         """Of the normalised stream: (T, (heads + 2 · key heads) · width)."""
@@ -69,6 +71,14 @@ def fused_bytes(inner: Any, dtype: torch.dtype) -> int:
     return int(weights) * dtype.itemsize
 
 
+def why_not_readable(inner: Any) -> str | None:
+    """Why a model's embedding or head cannot be read as one matrix; None where it can."""
+    for name, module in (("embedding", inner.model.embed_tokens), ("head", inner.lm_head)):
+        if hasattr(module, "base_layer") or hasattr(module, "token_adapter"):
+            return f"an adapter is on its {name}"
+    return None
+
+
 def mergeable(inner: Any) -> bool:
     """Whether every linear layer is plain, or plain with adapters that are a matrix to add (LoRA, not DoRA)."""
     return all(_is_plain(module) for layer in inner.model.layers for module in _projections(layer))
@@ -79,7 +89,6 @@ class _OwnModules:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.head_norms = head_norms(layer)
 
     def query_key_value(self, x: Tensor) -> Tensor:
         normal, attention = self.layer.input_layernorm(x), self.layer.self_attn
@@ -104,19 +113,11 @@ class _Fused:
     """
 
     def __init__(self, layer: Any, dtype: torch.dtype, eps: float) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.eps = eps
+        self.layer, self.eps = layer, eps
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.head_norms = head_norms(layer)
-        self.sources = (
-            [attention.q_proj, attention.k_proj, attention.v_proj],
-            [attention.o_proj],
-            [mlp.gate_proj, mlp.up_proj],
-            [mlp.down_proj],
-        )
         self.folds = dtype in (torch.float32, torch.float64)
-        self.weights = [_empty(modules, dtype) for modules in self.sources]
-        self.biases = [_empty_bias(modules, dtype) for modules in self.sources]
+        self.weights = [_empty(modules, dtype) for modules in self._sources()]
+        self.biases = [_empty_bias(modules, dtype) for modules in self._sources()]
         width = self.weights[0].shape[1]
         self.on_cpu = self.weights[0].device.type == "cpu"
         self.floor = torch.tensor((width * eps) ** 0.5, dtype=dtype, device=self.weights[0].device)
@@ -133,7 +134,7 @@ class _Fused:
         return _added(x, F.silu(gate) * up, self.weights[3], self.biases[3])
 
     def refresh(self) -> None:
-        for part, (modules, weight, bias) in enumerate(zip(self.sources, self.weights, self.biases, strict=True)):
+        for part, (modules, weight, bias) in enumerate(zip(self._sources(), self.weights, self.biases, strict=True)):
             start = 0
             for module in modules:
                 end = start + module.out_features
@@ -146,6 +147,16 @@ class _Fused:
                 weight *= self.norms[part // 2].weight
                 if self.on_cpu:
                     weight *= weight.shape[1] ** 0.5
+
+    def _sources(self) -> tuple[list[Any], ...]:
+        """The modules as they are now: an adapter may have been put around them."""
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        return (
+            [attention.q_proj, attention.k_proj, attention.v_proj],
+            [attention.o_proj],
+            [mlp.gate_proj, mlp.up_proj],
+            [mlp.down_proj],
+        )
 
     def _normal(self, x: Tensor, which: int) -> Tensor:
         """The stream normalised, without the norm's weight where that is folded."""
