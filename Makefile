@@ -1,5 +1,5 @@
 # Everything a fresh machine needs: Python 3.11 or newer with venv, make, and a package index.
-#   make quickstart   install, then train the embedded model on Countdown (about five minutes of training)
+#   make quickstart   install, then train the embedded model on Countdown (two to three minutes of training)
 #   make test         install with the tests' extras, then lint, types and all tests
 #   make check        the same without installing again
 
