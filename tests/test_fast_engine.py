@@ -601,7 +601,7 @@ def test_without_cuda_a_replayed_step_is_the_step_called_each_time():
     assert count.item() == 3
 
 
-"""To be put into tests/test_fast_engine.py once src is fixed: each failed at 06:30. Helpers are that file's."""
+# -- what a model may do to an engine that lives on ----------------------------------------------------------------
 
 
 def test_stop_strings_of_one_model_are_looked_up_anew_for_another_vocabulary(engine_of, tiny):
