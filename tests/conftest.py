@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import string
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,26 @@ class Tiny:
             for c, a in zip(completions, advantages, strict=True)
         ]
         return Group(prompt=prompt, rollouts=tuple(rollouts))
+
+    @staticmethod
+    def groups(shapes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[Group]:
+        """Groups of random tokens: for each, the tokens of its prompt and of its completions."""
+        make = torch.Generator().manual_seed(seed)
+
+        def ids(length: int) -> tuple[int, ...]:
+            return tuple(torch.randint(3, Tiny.vocabulary, (length,), generator=make).tolist())
+
+        groups = []
+        for prompt, completions in shapes:
+            said = [
+                Completion(
+                    ids=ids(n), logps=tuple((-torch.rand(n, generator=make)).tolist()), finish="stop", text="x"
+                )
+                for n in completions
+            ]
+            worth = torch.randn(len(said), generator=make).tolist()
+            groups.append(Tiny.group(replace(Tiny.prompts("x")[0], ids=ids(prompt)), said, worth))
+        return groups
 
     @staticmethod
     def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

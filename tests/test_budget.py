@@ -19,33 +19,15 @@ from dunwu import budget as budget_module
 from dunwu.budget import TokenBudget
 from dunwu.forward import forward_logps, own_attention
 from dunwu.packed import layout_of
-from dunwu.records import Batch, Completion
+from dunwu.records import Batch
 from dunwu.rollout import cuts, pack, split
 
 # Prompt tokens, and the tokens of each completion.
 SHAPES = ((3, (1, 9, 30, 2)), (11, (5, 1)), (7, (40, 17, 3, 3)), (1, (1,)))
 
 
-def groups_of(tiny, shapes=SHAPES):
-    """Groups of random tokens with given numbers of tokens."""
-    make = torch.Generator().manual_seed(0)
-
-    def ids(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, tiny.vocabulary, (length,), generator=make).tolist())
-
-    groups = []
-    for prompt, completions in shapes:
-        said = [
-            Completion(ids=ids(n), logps=tuple((-torch.rand(n, generator=make)).tolist()), finish="stop", text="x")
-            for n in completions
-        ]
-        worth = torch.randn(len(said), generator=make).tolist()
-        groups.append(tiny.group(replace(tiny.prompts("x")[0], ids=ids(prompt)), said, worth))
-    return groups
-
-
 def batch_of(tiny, shapes=SHAPES) -> Batch:
-    (batch,) = pack(groups_of(tiny, shapes), aggregation="token", tokens=100_000)
+    (batch,) = pack(tiny.groups(shapes), aggregation="token", tokens=100_000)
     return batch
 
 
@@ -153,7 +135,7 @@ def test_cuts_keep_every_row_once_and_no_part_could_take_its_neighbour(shared):
 def settled(tiny, monkeypatch, free: float, model: Any = None, **options: Any) -> int:
     """The budget that is found on a machine with so much free memory."""
     monkeypatch.setattr(budget_module, "free_memory", lambda device: int(free))
-    groups = groups_of(tiny)
+    groups = tiny.groups(SHAPES)
 
     def sample(tokens: int) -> list[Batch]:
         return pack(groups[:1], aggregation="token", tokens=tokens)
@@ -186,7 +168,7 @@ def test_a_token_is_as_dear_as_what_its_forward_keeps(tiny, monkeypatch):
 def test_what_was_found_is_said_once_and_what_was_configured_is_left_alone(tiny, monkeypatch, caplog):
     caplog.set_level("INFO", "dunwu")
     monkeypatch.setattr(budget_module, "free_memory", lambda device: 10**12)
-    budget, groups = TokenBudget(tokens=None), groups_of(tiny)
+    budget, groups = TokenBudget(tokens=None), tiny.groups(SHAPES)
     model = tiny.model()
     for _ in range(3):
         assert budget.settle(model, lambda tokens: pack(groups, aggregation="token", tokens=tokens)) == 8192

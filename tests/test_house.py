@@ -14,7 +14,7 @@ import dunwu
 
 SOURCE = Path(dunwu.__file__).parent
 
-GROUND = {"records", "words", "voice", "ranks", "memory"}
+GROUND = {"records", "words", "voice", "ranks", "memory", "modes"}
 LAW = {
     # floor 1
     "records": set(),
@@ -24,17 +24,18 @@ LAW = {
     "algorithm": set(),
     "families": set(),
     "memory": set(),
+    "modes": set(),
     "head": {"algorithm"},
     "config": {"words"},
     # floor 2
     "prompts": {"records"},
     "packed": {"records", "families"},
     "forward": {"records", "algorithm", "families", "head", "packed"},
-    "policy": {"records", "forward"},
+    "policy": {"records", "forward", "modes"},
     "rollout": {"records", "algorithm"},
     "checkpoint": {"records", "voice"},
     "ledger": set(),
-    "engines": {"records", "families", "head", "memory", "voice"},
+    "engines": {"records", "families", "head", "memory", "modes", "voice"},
     "budget": {"families", "forward", "head", "rollout"} | GROUND,
     "rewards": {"records", "words"},
     "tasks": {"records", "words", "rewards"},

@@ -17,7 +17,7 @@ from dunwu import packed as packed_module
 from dunwu.families import why_not_known
 from dunwu.forward import forward_logps, own_attention, padded_logps
 from dunwu.packed import layout_of, packed_attention
-from dunwu.records import Batch, Completion
+from dunwu.records import Batch
 from dunwu.rollout import pack
 
 # Of numbers and of gradients. In float32 either gradient is up to 5e-6 away from the one in float64.
@@ -58,26 +58,8 @@ MODELS = {
 }
 
 
-def groups_of(tiny, shapes=SHAPES, seed=0):
-    """Groups of random tokens with given numbers of tokens."""
-    make = torch.Generator().manual_seed(seed)
-
-    def ids(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, tiny.vocabulary, (length,), generator=make).tolist())
-
-    groups = []
-    for prompt, completions in shapes:
-        said = [
-            Completion(ids=ids(n), logps=tuple((-torch.rand(n, generator=make)).tolist()), finish="stop", text="x")
-            for n in completions
-        ]
-        worth = torch.randn(len(said), generator=make).tolist()
-        groups.append(tiny.group(replace(tiny.prompts("x")[0], ids=ids(prompt)), said, worth))
-    return groups
-
-
 def batches_of(tiny, tokens=100_000, shapes=SHAPES, **options) -> list[Batch]:
-    return pack(groups_of(tiny, shapes), aggregation="token", tokens=tokens, **options)
+    return pack(tiny.groups(shapes), aggregation="token", tokens=tokens, **options)
 
 
 def one_batch(tiny, shapes=SHAPES) -> Batch:

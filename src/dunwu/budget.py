@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 _MOST: Final = {"cuda": 16_384}
 _MOST_ELSEWHERE: Final = 8192
-"""Beyond these, a micro-batch is no faster: a GPU is full, a CPU's caches are. Measured for the CPU: benchmarks/."""
+"""Beyond these, a micro-batch is no faster. On the CPU, 4,096 and 8,192 took the same time; the GPU's is a guess."""
 _SHARE: Final = 0.6
 """Of the memory that is free and not owed to gradients and the optimizer."""
 _SAMPLE_TOKENS: Final = 256

@@ -113,7 +113,8 @@ class Layout(_Table):
 def layout_of(batch: Batch) -> Layout:
     """The layout of a batch, on the device of its tensors.
 
-    Made once for a batch's completions: the reference, the policy and later updates of the same rollouts share it.
+    Made once for a tensor of completions: on a CPU the reference, the policy and later updates of the same rollouts
+    share it; a batch that is moved to a GPU for each pass is laid out for each.
     """
     key = batch.completion_ids_BC
     if key not in _layouts:

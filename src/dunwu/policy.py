@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dunwu.forward import forward_logps
+from dunwu.modes import evaluating
 from dunwu.records import Batch, Prompt
 
 __all__ = [
@@ -217,7 +218,7 @@ class Reference:
         """`reference_logps`, (B, C)."""
         if self.copy is not None:
             return forward_logps(self.copy, batch, temperature)[0]
-        with self.policy.disable_adapter(), _evaluating(self.policy):
+        with self.policy.disable_adapter(), evaluating(self.policy):
             return forward_logps(self.policy, batch, temperature)[0]
 
     @torch.no_grad()
@@ -248,13 +249,3 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

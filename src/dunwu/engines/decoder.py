@@ -74,6 +74,7 @@ class Decoder:
             weight for layer in model.layers for weight in (layer.input_layernorm, layer.post_attention_layernorm)
         ]
         read = [model.embed_tokens.weight, model.norm.weight, self.head_VH, *(norm.weight for norm in norms)]
+        read += [weight for layer in model.layers for weight in head_norms(layer) or ()]
         return [tensor.data_ptr() for tensor in read]
 
     @property

@@ -48,10 +48,6 @@ class Holder(Protocol):
     tokenizer: Any
     end_ids: list[int]
 
-    def decoder(self) -> Decoder | NativeDecoder:
-        """The forward, with the weights of this moment."""
-        ...
-
     def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> tuple[Held, int]:
         """Cache and row tensors that are large enough, and how many rows may live at a time."""
         ...
@@ -83,9 +79,10 @@ class Held:
 class Decoding:
     """One call of `generate`."""
 
-    def __init__(self, engine: Holder, prompts: Sequence[Prompt], sampling: Sampling) -> None:
-        self.engine, self.prompts, self.sampling = engine, prompts, sampling
-        self.decoder = engine.decoder()
+    def __init__(
+        self, engine: Holder, decoder: Decoder | NativeDecoder, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> None:
+        self.engine, self.decoder, self.prompts, self.sampling = engine, decoder, prompts, sampling
         longest = max(len(prompt.ids) for prompt in prompts)
         _check_context(self.decoder.inner.config, longest, sampling.max_new_tokens)
         total = len(prompts) * sampling.n

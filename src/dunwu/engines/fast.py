@@ -25,6 +25,7 @@ from dunwu.engines.stops import StopStrings
 from dunwu.engines.weights import why_not_readable
 from dunwu.families import inner_model, why_not_known
 from dunwu.memory import free_memory
+from dunwu.modes import evaluating
 from dunwu.records import Completion, Prompt, Sampling
 from dunwu.voice import voice
 
@@ -90,12 +91,10 @@ class FastEngine:
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Dropout off while it lasts; afterwards, memory that training could miss is given back."""
-        was_training = self.model.training
-        self.model.eval()
         try:
-            yield
+            with evaluating(self.model):
+                yield
         finally:
-            self.model.train(was_training)
             self._sleep()
 
     @property
@@ -120,8 +119,9 @@ class FastEngine:
         """
         if not prompts:
             return []
-        with self.awake(), self._precision():
-            return Decoding(self, prompts, sampling).completions()
+        decoder = self.decoder()
+        with self.awake(), self._precision(decoder):
+            return Decoding(self, decoder, prompts, sampling).completions()
 
     def decoder(self) -> Decoder | NativeDecoder:
         """The forward, with the weights of this moment."""
@@ -197,8 +197,8 @@ class FastEngine:
         if self.held_bytes > _HELD_ASLEEP * free_memory(self.device):
             self._held = self._decoder = None
 
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self.autocast is None or self.decoder().copied_bytes:
+    def _precision(self, decoder: Decoder | NativeDecoder) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None or decoder.copied_bytes:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from dunwu.engines.finished import end_token_ids, records_of
 from dunwu.engines.sampling import draw, sequence_seed, uniforms, warp
 from dunwu.engines.stops import StopStrings
+from dunwu.modes import evaluating
 from dunwu.records import Completion, Prompt, Sampling
 
 __all__ = ["GenerateEngine"]
@@ -45,20 +46,28 @@ class GenerateEngine:
         self.max_rows = max_rows
         self.autocast = autocast
         self.end_ids = end_token_ids(model, tokenizer)
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
 
     def load(self, weights: Any) -> None:
         """Take the policy's weights: they are shared, and no cache outlives a call, so only the reference moves."""
-        self.model = weights
+        if weights is not self.model:
+            self.model = weights
+            self._stops = {}
+
+    def stops(self, sampling: Sampling) -> StopStrings | None:
+        """The table of the run's stop strings, made once: it decodes the whole vocabulary."""
+        if not sampling.stop:
+            return None
+        if sampling.stop not in self._stops:
+            vocabulary = self.model.get_output_embeddings().weight.shape[0]
+            self._stops[sampling.stop] = StopStrings(self.tokenizer, sampling.stop, vocabulary, self.device)
+        return self._stops[sampling.stop]
 
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Inference mode: dropout off, and the training mode put back afterwards."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             yield
-        finally:
-            self.model.train(was_training)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -108,8 +117,7 @@ class _Decoding:
         self.ended_R = torch.zeros(rows, dtype=torch.bool, device=device)
         self.end_ids = torch.tensor(engine.end_ids, device=device)
         self.stopped: set[int] = set()
-        vocabulary = engine.model.get_output_embeddings().weight.shape[0]
-        self.stops = StopStrings(engine.tokenizer, sampling.stop, vocabulary, device) if sampling.stop else None
+        self.stops = engine.stops(sampling)
 
     def run(self) -> list[list[Completion]]:
         """Decode until all rows have ended or reached the limit."""

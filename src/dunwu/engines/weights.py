@@ -67,7 +67,7 @@ def layers_of(inner: Any, dtype: torch.dtype | None) -> list[Layer]:
 
 def fused_bytes(inner: Any, dtype: torch.dtype) -> int:
     """Size of a fused copy: all linear layers but the head."""
-    weights = sum(m.weight.numel() for layer in inner.model.layers for m in _linears(layer) if m is not None)
+    weights = sum(m.weight.numel() for layer in inner.model.layers for m in _linears(layer))
     return int(weights) * dtype.itemsize
 
 
