@@ -28,19 +28,21 @@ LAW = {
     "head": {"algorithm"},
     "config": {"words"},
     # floor 2
+    "hub": {"voice", "words"},
     "prompts": {"records"},
     "packed": {"records", "families"},
     "forward": {"records", "algorithm", "families", "head", "packed"},
-    "policy": {"records", "forward", "modes"},
+    "policy": {"records", "forward", "modes", "hub"},
     "rollout": {"records", "algorithm"},
     "checkpoint": {"records", "voice"},
     "ledger": set(),
     "engines": {"records", "families", "head", "memory", "modes", "voice"},
     "budget": {"families", "forward", "head", "rollout"} | GROUND,
     "rewards": {"records", "words"},
-    "tasks": {"records", "words", "rewards"},
+    "tasks": {"records", "words", "rewards", "hub"},
     "base": {"records", "tasks"},
     "observe": {"records"},
+    "trackers": {"records", "voice", "words"},
     # floor 3
     "evaluation": {"records"},
     "briefing": {"algorithm", "config", "policy", "prompts"} | GROUND,
@@ -55,18 +57,23 @@ LAW = {
         "engines",
         "forward",
         "ledger",
+        "observe",
         "policy",
         "prompts",
         "rewards",
+        "trackers",
     }
     | {"rollout"}
     | GROUND,
 }
 """Room to the rooms it may import. Floor 4 (recipe, runs, cli) may import all below it; see docs/decisions.md."""
 FLOOR_4 = {
+    "trl": {"checkpoint", "config", "hub", "trackers", "trainer", "voice", "words"},
+    "compat": {"trl"},
+    "run": {"trackers", "trl", "voice"},
     "recipe": {*LAW, "base"},
     "runs": {*LAW, "recipe"},
-    "cli": {*LAW, "recipe", "runs"},
+    "cli": {*LAW, "recipe", "run", "runs"},
 }
 
 
@@ -107,7 +114,11 @@ def modules() -> list[str]:
     )
 
 
-@pytest.mark.parametrize("name", modules())
+SWITCHES = {"dunwu.compat"}
+"""Modules whose import changes the process they are imported in: looked at in one of their own elsewhere."""
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name not in SWITCHES])
 def test_a_module_says_what_it_is_and_what_is_public(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"

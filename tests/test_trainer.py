@@ -705,9 +705,39 @@ def test_training_without_rows_says_what_is_missing(make_trainer):
         make_trainer(rows=None, max_steps=1).train()
 
 
-def test_a_stream_is_refused_with_what_to_do(make_trainer):
-    with pytest.raises(ValueError, match=r"no length; give a list or a datasets\.Dataset.*stream\.take"):
-        make_trainer(rows=({"prompt": text} for text in "abc"))
+def test_of_a_stream_as_many_rows_are_read_as_the_steps_take(make_trainer):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(f"say {len(taken)}")
+            yield {"prompt": taken[-1]}
+
+    trainer = make_trainer(rows=endless(), max_steps=3, num_iterations=1)
+    assert len(taken) == 6, "three steps of two prompts"
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert len(taken) == 6
+    assert len(make_trainer(rows=endless(), max_steps=3, num_iterations=2).prompts) == 4
+
+
+def test_a_stream_without_a_number_of_steps_is_refused_with_what_to_do(make_trainer):
+    with pytest.raises(ValueError, match=r"no length.*set max_steps.*stream\.take"):
+        make_trainer(rows=({"prompt": text} for text in "abc"), max_steps=-1)
+
+
+def test_the_launch_says_how_the_batch_size_was_read_and_what_else_it_could_mean(make_trainer, caplog):
+    caplog.set_level("INFO", logger="dunwu")
+    sizes = {"prompts_per_step": None, "num_generations": 4, "max_steps": 1}
+    make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2, **sizes).train()
+    assert "1 prompts × 4 completions = 4 a step" in caplog.text
+    assert "read as completions; as prompts it would be 4 × 4 = 16, 1 steps an epoch" in caplog.text
+    caplog.clear()
+    make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=2, **sizes).train()
+    assert "read as prompts; as completions it would hold no whole group of 4" in caplog.text
+    caplog.clear()
+    make_trainer(max_steps=1).train()
+    assert "read as" not in caplog.text, "prompts_per_step needs no reading"
 
 
 def test_a_completion_that_fills_the_context_is_refused_before_the_run(make_trainer):

@@ -74,9 +74,26 @@ def _size_of_a_step(args: GRPOConfig, prompts: int, steps_an_epoch: int, max_ste
     total = taken * args.num_generations
     updates = f", {args.num_iterations} updates from each" if args.num_iterations > 1 else ""
     return (
-        f"{taken} prompts × {args.num_generations} completions = {total} a step{updates}; {steps_an_epoch:,} steps "
-        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run"
+        f"{taken} prompts × {args.num_generations} completions = {total:,} a step{updates}; {steps_an_epoch:,} steps "
+        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run{_reading(args, prompts)}"
     )
+
+
+def _reading(args: GRPOConfig, prompts: int) -> str:
+    """Batch sizes counted prompts once and completions later; the user sees which was understood."""
+    reading = args.other_reading()
+    if reading is None:
+        return ""
+    read, other, other_prompts = reading
+    if other_prompts is None:
+        would = f"as {other} it would hold no whole group of {args.num_generations}"
+    else:
+        steps = max(1, prompts // other_prompts) * args.num_iterations
+        total = other_prompts * args.num_generations
+        would = (
+            f"as {other} it would be {other_prompts} × {args.num_generations} = {total:,}, {steps:,} steps an epoch"
+        )
+    return f" (batch size read as {read}; {would}; batch_unit or prompts_per_step decide)"
 
 
 def _weights(args: GRPOConfig, model: Any) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, cast
 
 from dunwu.algorithm import Objective, denominator
@@ -34,7 +35,7 @@ from dunwu.rollout import (
 )
 from dunwu.voice import voice
 
-__all__ = ["Collector", "prompts_of"]
+__all__ = ["Collector", "prompts_of", "training_prompts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,25 +162,48 @@ class Collector:
         return [group for group in gathered(groups, self.args.world_size) if group.prompt.key not in keys]
 
 
-def prompts_of(rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
+def prompts_of(
+    rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig, *, most: int | None = None
+) -> list[Prompt]:
     """Prompts of a dataset by a run's rules; what was dropped or cut is said.
 
+    `most`: rows that are read at most; None: all of them.
+
     Raises:
-        ValueError: for a dataset without length, or rows that cannot become prompts.
+        ValueError: for rows that cannot become prompts.
     """
-    if not hasattr(rows, "__len__"):
-        raise ValueError(
-            "the dataset has no length; give a list or a datasets.Dataset (for a stream: list(stream.take(n)))"
-        )
     settings = PromptSettings(
         max_length=args.max_prompt_length,
         too_long=cast(Any, args.long_prompts),
         room=room_for_prompts(policy, args.max_completion_length),
         template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
     )
-    prompts, report = build_prompts(cast("Sequence[Row]", rows), tokenizer, settings)
+    prompts, report = build_prompts(list(islice(rows, most)), tokenizer, settings)
     sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
     if sentence:
         voice().warning(sentence)
     check_vocabulary(prompts, policy)
     return prompts
+
+
+def training_prompts(rows: Iterable[Row] | None, policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
+    """Prompts to train on; of a stream, as many rows as the run's steps take. No dataset: none.
+
+    Raises:
+        ValueError: as `prompts_of`; for a stream and no number of steps, for it may never end.
+    """
+    if rows is None:
+        return []
+    if hasattr(rows, "__len__"):
+        return prompts_of(rows, policy, tokenizer, args)
+    if args.max_steps <= 0:
+        raise ValueError(
+            "the dataset is a stream, which has no length and so no epoch: set max_steps, or give a list or a "
+            "datasets.Dataset (list(stream.take(n)) makes one)"
+        )
+    assert args.prompts_per_step is not None, "settled by GRPOConfig"
+    most = -(-args.max_steps // args.num_iterations) * args.prompts_per_step
+    voice().info(
+        f"the dataset is a stream: reading its first {most:,} rows, as many as {args.max_steps:,} steps take"
+    )
+    return prompts_of(rows, policy, tokenizer, args, most=most)

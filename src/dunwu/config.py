@@ -67,6 +67,9 @@ class GRPOConfig(TrainingArguments):
         ValueError: for an option out of its range, with what was given and what to do.
     """
 
+    # Units a step, where prompts_per_step came of them; not an option.
+    _batch_read: int | None = field(default=None, init=False, repr=False)
+
     # Defaults that differ from TrainingArguments
     learning_rate: float = _option(1e-6, "Peak learning rate. Full fine-tuning: 5e-7 to 5e-6; LoRA: about ten times.")
     logging_steps: float = _option(1, "Log every so many optimizer steps.")
@@ -178,7 +181,20 @@ class GRPOConfig(TrainingArguments):
     def own_fields(cls) -> list[str]:
         """Names of the options that TrainingArguments does not have."""
         inherited = {f.name for f in fields(TrainingArguments)}
-        return [f.name for f in fields(cls) if f.name not in inherited]
+        return [f.name for f in fields(cls) if f.init and f.name not in inherited]
+
+    def other_reading(self) -> tuple[str, str, int | None] | None:
+        """How the batch was read, how else it could have been, and the prompts a step it would then have been.
+
+        None where `prompts_per_step` was given, so that nothing was read; prompts None where they hold no whole
+        group.
+        """
+        total = self._batch_read
+        if total is None:
+            return None
+        if self.batch_unit == "completions":
+            return "completions", "prompts", total
+        return "prompts", "completions", total // self.num_generations if total % self.num_generations == 0 else None
 
     def _fit_the_machine(self) -> None:
         """CPU is a first-class path: what only a GPU has is switched off, and said, never a crash."""
@@ -302,6 +318,7 @@ class GRPOConfig(TrainingArguments):
         """
         total = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         whole_groups = total % self.num_generations == 0
+        self._batch_read = total if self.prompts_per_step is None else None
         if self.batch_unit == "auto":
             counts_completions = whole_groups and self.per_device_train_batch_size > 1
             self.batch_unit = "completions" if counts_completions else "prompts"

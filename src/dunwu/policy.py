@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dunwu.forward import forward_logps
+from dunwu.hub import in_words, locate
 from dunwu.modes import evaluating
 from dunwu.records import Batch, Prompt
 
@@ -39,8 +40,10 @@ __all__ = [
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
-def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
+def load_policy(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) -> Any:
     """A causal language model, in float32 unless a dtype is asked for.
+
+    `source` says where a name is looked up: `auto`, `hf`, `modelscope` or `local`; a folder always wins.
 
     float32 master weights because a step of lr 1e-6 moves under 2 % of bf16 weights: the others round back to where
     they were. Mixed precision comes from autocast, not from the weights.
@@ -52,14 +55,21 @@ def load_policy(name_or_path: str, **init_kwargs: Any) -> Any:
     init_kwargs.setdefault("dtype", torch.float32)
     if _is_missing_folder(name_or_path):
         raise ValueError(f"there is no folder {name_or_path!r}; give the folder of a saved model, or a hub name")
+    where = locate(name_or_path, source=source, revision=init_kwargs.get("revision"))
+    if where != name_or_path:
+        init_kwargs.pop("revision", None)  # the folder is of this revision
     try:
-        with no_bars() if Path(name_or_path).is_dir() else contextlib.nullcontext():
-            return AutoModelForCausalLM.from_pretrained(name_or_path, **init_kwargs)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        with no_bars() if Path(where).is_dir() else contextlib.nullcontext():
+            return AutoModelForCausalLM.from_pretrained(where, **init_kwargs)
+    except Exception as error:  # the hubs' clients have errors of their own, of no common class
+        words = in_words(error, name_or_path)
+        if words is None and not isinstance(error, OSError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"no model could be loaded from {name_or_path!r}: {reason}. Give a folder with config.json and weights, "
-            "or a hub name that this machine can reach"
+            words
+            or f"no model could be loaded from {name_or_path!r}: {reason}. Give a folder with config.json and "
+            "weights, or a hub name that this machine can reach"
         ) from error
 
 
@@ -81,8 +91,8 @@ def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None, 
     return policy
 
 
-def load_tokenizer(name_or_path: str, **options: Any) -> Any:
-    """The tokenizer that lies beside a model.
+def load_tokenizer(name_or_path: str, *, source: str = "auto", **options: Any) -> Any:
+    """The tokenizer that lies beside a model; `source` as in `load_policy`.
 
     Raises:
         ValueError: when there is none, or no such folder.
@@ -95,16 +105,19 @@ def load_tokenizer(name_or_path: str, **options: Any) -> Any:
         f"no tokenizer was found beside the model in {name_or_path!r}; save one there "
         "(tokenizer.save_pretrained), or pass processing_class"
     )
-    folder = Path(name_or_path).expanduser()
+    where = locate(name_or_path, source=source, revision=options.get("revision"))
+    if where != name_or_path:
+        options.pop("revision", None)  # the folder is of this revision
+    folder = Path(where).expanduser()
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         # transformers would make an empty tokenizer of the model's family here, one that knows no token.
         raise ValueError(missing)
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, **options)
+        return AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         away = f"{name_or_path!r} could not be read from the hub: {reason}; give the folder of a saved model instead"
-        raise ValueError(missing if folder.is_dir() else away) from error
+        raise ValueError(missing if folder.is_dir() else in_words(error, name_or_path) or away) from error
 
 
 def tokenizer_of(model: Any) -> Any:

@@ -4,6 +4,7 @@ What it is: reading, checking and overriding recipes; and recipe → task, model
 What it is not: running one (`dunwu.runs`).
 
     model: Qwen/Qwen2.5-0.5B-Instruct      # a hub name, a folder, or `embedded`
+    source: auto                           # optional: where names are looked up: hf, modelscope, local
     task: {name: gsm8k}                    # and the task's own options
     rewards: [number_matches]              # optional: instead of the task's own
     train: {prompts_per_step: 4, num_generations: 16, learning_rate: 5.0e-6, output_dir: runs/gsm8k}
@@ -13,7 +14,6 @@ What it is not: running one (`dunwu.runs`).
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
 
+from dunwu.hub.sources import chosen
+from dunwu.trackers import masked, refuse_keys, settle
 from dunwu.words import nearest
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class Recipe:
     """Options of `GRPOConfig`."""
     model_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of `from_pretrained`, such as `dtype`, `revision`, `attn_implementation`."""
+    source: str = "auto"
+    """Where names of models and data are looked up: `auto`, `hf`, `modelscope` or `local`; a folder always wins."""
     rewards: list[str] | None = None
     """Built-in rewards or `package.module:function`s, instead of the task's own."""
     full_marks: float | None = None
@@ -107,11 +111,12 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, str] | None = None) -
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not valid YAML: {masked(' '.join(str(error).split()))}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values (model:, task:, train: …), got {type(content).__name__}")
     for dotted, value in (overrides or {}).items():
         _put(content, dotted.split("."), parse_value(value))
+    refuse_keys(content, f"a recipe or its overrides, which are saved with the run ({path.name})")
     return _checked(content)
 
 
@@ -129,7 +134,8 @@ def make_config(recipe: Recipe, **more: Any) -> GRPOConfig:
         if name not in kinds:
             raise ValueError(f"train has no option {name!r}{nearest(name, kinds)}")
     options = {name: _as_kind(name, value, kinds[name]) for name, value in options.items()}
-    _check_trackers(options.get("report_to"))
+    if "report_to" in options:
+        options["report_to"] = settle(options["report_to"])
     try:
         return GRPOConfig(**{"output_dir": "runs/dunwu", **options})
     except TypeError as error:
@@ -147,6 +153,8 @@ def make_task(recipe: Recipe) -> Task:
 
     options = dict(recipe.task)
     task = get_task(options.pop("name"), **options)
+    if recipe.source != "auto":
+        task = _found(task, recipe.source)
     if recipe.rewards is not None:
         chosen = tuple(get_reward(name) for name in recipe.rewards)
         # Every built-in task is a dataclass with these two fields.
@@ -156,6 +164,15 @@ def make_task(recipe: Recipe) -> Task:
     if task.full_marks is not None:
         validate(task, list(task.rows("train")[:_GOLD_ROWS]))
     return task
+
+
+def _found(task: Task, source: str) -> Task:
+    """The task with its data where `source` says it is."""
+    from dunwu.hub import locate
+
+    places = {name: getattr(task, name, None) for name in ("source", "test_source")}
+    found = {name: locate(at, kind="dataset", source=source) for name, at in places.items() if isinstance(at, str)}
+    return cast("Task", replace(cast(Any, task), **found)) if found else task  # every built-in task is a dataclass
 
 
 def prompt_rows(task: Task, rows: Sequence[Row]) -> list[Row]:
@@ -195,8 +212,8 @@ def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequ
     revision = {k: v for k, v in recipe.model_options.items() if k in ("revision", "trust_remote_code")}
     return GRPOTrainer(
         # The tokenizer first: it is small, and most of what can be wrong with a folder shows there.
-        processing_class=make_tokenizer(recipe.model, **revision),
-        model=load_policy(model_source(recipe.model), **recipe.model_options),
+        processing_class=make_tokenizer(recipe.model, source=recipe.source, **revision),
+        model=load_policy(model_source(recipe.model), source=recipe.source, **recipe.model_options),
         reward_funcs=list(task.rewards),
         args=config,
         train_dataset=prompt_rows(task, task.rows("train")),
@@ -236,6 +253,7 @@ def _checked(content: dict[str, Any]) -> Recipe:
             content.pop(name, None)
     if "name" not in content["task"]:
         raise ValueError("task: has no name; for example task: {name: gsm8k}")
+    chosen(content.get("source", "auto"))
     if "evaluate" in content:
         content["evaluate"] = _evaluate_section(content["evaluate"])
     return Recipe(**content)
@@ -250,13 +268,6 @@ def _evaluate_section(given: dict[str, Any]) -> EvaluateSection:
     if section.split not in ("validation", "test"):
         raise ValueError(f"evaluate.split={section.split!r} is unknown; choose validation or test")
     return section
-
-
-def _check_trackers(report_to: Any) -> None:
-    for name in [report_to] if isinstance(report_to, str) else report_to or []:
-        package = {"none": None, "all": None}.get(name, name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise ValueError(f"report_to: {name} needs the package {package}; install it, or set report_to: none")
 
 
 def _put(content: dict[str, Any], path: Sequence[str], value: Any) -> None:

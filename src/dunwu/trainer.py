@@ -37,23 +37,19 @@ from dunwu.checkpoint import (
     save_pending,
     whole_or_nothing,
 )
-from dunwu.collector import Collector, prompts_of
+from dunwu.collector import Collector, prompts_of, training_prompts
 from dunwu.config import GRPOConfig
 from dunwu.engines import best_engine
 from dunwu.forward import forward_logps, own_attention
 from dunwu.ledger import Ledger
-from dunwu.policy import (
-    Reference,
-    as_policy,
-    bytes_to_save,
-    no_bars,
-    tokenizer_of,
-)
+from dunwu.observe import show_in_notebook
+from dunwu.policy import Reference, as_policy, bytes_to_save, no_bars, tokenizer_of
 from dunwu.prompts import PromptOrder
 from dunwu.ranks import part_at_exit
 from dunwu.records import Batch, Engine, Observer, Row, Step
 from dunwu.rewards import RewardRunner, reward_functions
 from dunwu.rollout import rollout_metrics
+from dunwu.trackers import guarded, log_completions, settled
 from dunwu.voice import voice
 
 __all__ = ["GRPOTrainer"]
@@ -104,13 +100,13 @@ class GRPOTrainer(Trainer):
         engine: Engine | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        args = args if args is not None else GRPOConfig(output_dir="outputs")
+        args = settled(args if args is not None else GRPOConfig(output_dir="outputs"))
         init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
         policy = as_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
         tokenizer = processing_class or tokenizer_of(policy)
         self.objective: Objective = Objective(**args.objective_choices())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
-        self.prompts = prompts_of(train_dataset, policy, tokenizer, args) if train_dataset is not None else []
+        self.prompts = training_prompts(train_dataset, policy, tokenizer, args)
         self.observers = list(observers)
         self._ledger = Ledger()
         self._budget = budget_of(policy, args.tokens_per_micro_batch, args.temperature, args.world_size)
@@ -137,6 +133,8 @@ class GRPOTrainer(Trainer):
 
     def _wired(self) -> Collector:
         part_at_exit(self.args.world_size)
+        guarded(self.callback_handler.callbacks)
+        show_in_notebook(self)
         if self.prompts:
             self.scorer.check_columns(self.prompts[0].row)
         if self.reference is not None and self.reference.copy is not None:
@@ -245,10 +243,7 @@ class GRPOTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Rewards on held-out rows, with the same prompts, sampling and reward calls as training."""
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -268,12 +263,17 @@ class GRPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log of everything a step noted, under TRL's names."""
-        if "loss" in logs:
-            # Ours win: transformers' own sum of losses starts again at a resume.
-            logs = {**logs, **self._ledger.means()}
-            if self.args.log_completions and self.is_world_process_zero() and self._pending is not None:
-                voice().info(some_completions(self._pending.groups, self.args.num_completions_to_print))
-        super().log(logs, start_time)
+        super().log(self.figures(logs), start_time)
+
+    def figures(self, logs: dict[str, float]) -> dict[str, float]:
+        """What `log` makes of transformers' figures: a step's own are added."""
+        if "loss" not in logs:
+            return logs
+        if self.args.log_completions and self.is_world_process_zero() and self._pending is not None:
+            voice().info(some_completions(self._pending.groups, self.args.num_completions_to_print))
+            log_completions(self.callback_handler.callbacks, self.state.global_step, self._pending.groups)
+        # Ours win: transformers' own sum of losses starts again at a resume.
+        return {**logs, **self._ledger.means()}
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers' estimate needs padded tensors
@@ -303,6 +303,7 @@ class GRPOTrainer(Trainer):
             if last is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from; start anew")
             resume_from_checkpoint = str(last)
+        guarded(self.callback_handler.callbacks)  # some may have been added since
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------

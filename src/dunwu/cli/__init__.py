@@ -1,4 +1,4 @@
-"""The command line: `dunwu quickstart · train · eval · chat · rewards`.
+"""The command line: `dunwu quickstart · train · eval · chat · fetch · rewards`.
 
 What it is: parsing, one call, printing. Each command is a module with `add_arguments` and `run`, imported when it is
 the one asked for, so that `dunwu --help` needs neither torch nor transformers.
@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "train what a recipe says",
     "eval": "accuracy of a model on a task, greedy and sampled, with error bars",
     "chat": "talk to a model, and look at what the template makes of a message",
+    "run": "run a script written for TRL 0.14 to 1.16, unmodified",
+    "fetch": "download a model or dataset into a folder, checked",
     "rewards": "score a text with every reward of a recipe, before training",
 }
 

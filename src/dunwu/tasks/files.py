@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dunwu.hub import in_words, locate
+
 __all__ = ["need_columns", "read_table"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -22,7 +24,8 @@ def read_table(source: str | Path, *, split: str = "train", config: str | None =
     """Every row of `source`, as dicts.
 
     `source`: a file that ends with .jsonl, .json, .csv or .parquet; a folder with `{split}` and one of these endings;
-    a folder that `Dataset.save_to_disk` wrote; or the name of a dataset on the hub (`HF_ENDPOINT` is respected).
+    a folder that `Dataset.save_to_disk` wrote, or that `dunwu fetch` filled; or the name of a dataset on a hub
+    (`HF_ENDPOINT` and `DUNWU_SOURCE` are respected).
 
     Raises:
         ValueError: for a missing file or split, a bad line (with its number), or no rows at all.
@@ -31,7 +34,7 @@ def read_table(source: str | Path, *, split: str = "train", config: str | None =
     if path.is_file():
         rows = _read_file(path)
     elif path.is_dir():
-        rows = _read_folder(path, split)
+        rows = _read_folder(path, split, config)
     elif path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):
         raise ValueError(f"there is no file or folder {str(source)!r}; check the path")
     else:
@@ -120,7 +123,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_folder(path: Path, split: str) -> list[dict[str, Any]]:
+def _read_folder(path: Path, split: str, config: str | None) -> list[dict[str, Any]]:
     for suffix in SUFFIXES:
         if (path / f"{split}{suffix}").is_file():
             return _read_file(path / f"{split}{suffix}")
@@ -133,6 +136,8 @@ def _read_folder(path: Path, split: str) -> list[dict[str, Any]]:
         if split in data:
             return [dict(row) for row in data[split]]
         raise ValueError(f"the folder {str(path)!r} has no split {split!r}; it has {', '.join(map(repr, data))}")
+    if any(path.glob("*/*.parquet")) or (path / "README.md").is_file():
+        return _read_repository(path, config, split)
     found = sorted(entry.name for entry in path.iterdir())[:8]
     raise ValueError(
         f"the folder {str(path)!r} has no {split}{'/'.join(SUFFIXES)} and is no saved dataset; "
@@ -140,13 +145,32 @@ def _read_folder(path: Path, split: str) -> list[dict[str, Any]]:
     )
 
 
+def _read_repository(path: Path, config: str | None, split: str) -> list[dict[str, Any]]:
+    """A dataset's repository as `dunwu fetch` or a hub's client put it there: README.md says what is in it."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    try:
+        configs = get_dataset_config_names(str(path))
+        if config not in configs:  # a task asks by the hub's name for it; a copy may have only one, called otherwise
+            config = configs[0] if len(configs) == 1 else None
+        return [dict(row) for row in load_dataset(str(path), config, split=split)]
+    except Exception as error:
+        raise ValueError(f"the data in {str(path)!r} could not be read: {_line(error)}") from error
+
+
 def _read_hub(name: str, config: str | None, split: str) -> list[dict[str, Any]]:
+    where = locate(name, kind="dataset")
+    if where != name:
+        return _read_repository(Path(where), config, split)
     from datasets import load_dataset
 
     try:
         return [dict(row) for row in load_dataset(name, config, split=split)]
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"the data {name!r} could not be read from the hub: {reason}; give a file or folder with the same columns"
-        ) from error
+    except Exception as error:  # the clients' own errors have no common class
+        unread = f"the data {name!r} could not be read from the hub: {_line(error)}"
+        words = in_words(error, name) or f"{unread}; give a file or folder with the same columns"
+        raise ValueError(words) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,17 @@
+"""Where models and data come from: a folder, the Hugging Face hub or a mirror of it, or ModelScope.
+
+What it is: the one place that decides on a source, notices at once that a hub cannot be reached, says what went wrong
+with it in words, and downloads whole repositories that are checked against the hub's hashes.
+What it is not: a client. The requests are those of huggingface_hub, datasets and modelscope, with their caches, their
+logins and their progress bars.
+"""
+
+from __future__ import annotations
+
+from dunwu.hub.fetching import FetchReport, fetch
+from dunwu.hub.finding import locate
+from dunwu.hub.reach import offline_if_unreachable
+from dunwu.hub.saying import in_words
+from dunwu.hub.sources import SOURCES
+
+__all__ = ["SOURCES", "FetchReport", "fetch", "in_words", "locate", "offline_if_unreachable"]

@@ -1,0 +1,140 @@
+"""`TrlParser`: dataclasses, a YAML file and the command line, as TRL's scripts read them.
+
+What it is: transformers' `HfArgumentParser` that reads `--config FILE` too: the file's values replace defaults, the
+command line's win over both, and `env:` sets environment variables. Two dataclasses may have a field of the same name
+(a script's own `project` beside TrainingArguments'): the option is there once, as the script's own class has it, and
+both get its value.
+What it is not: Dunwu's recipes (`dunwu.recipe`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from dunwu.words import nearest
+
+__all__ = ["TrlParser"]
+
+
+class TrlParser(HfArgumentParser):
+    """Parses the command line and a YAML file into dataclasses.
+
+    Args:
+        dataclass_types: the dataclass or dataclasses to fill.
+
+    Raises:
+        ValueError: for a dataclass that has a field `config`: that name is the file's.
+    """
+
+    def __init__(self, dataclass_types: Any = None, **options: Any) -> None:
+        listed = list(dataclass_types) if isinstance(dataclass_types, Iterable) else [dataclass_types]
+        listed = [kind for kind in listed if kind is not None]
+        for kind in listed:
+            if "config" in {f.name for f in fields(kind)}:
+                raise ValueError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
+        # A script's own classes go last: where a name comes twice, the later definition of the option stays.
+        ordered = sorted(listed, key=lambda kind: not kind.__module__.startswith("dunwu."))
+        super().__init__(ordered, conflict_handler="resolve", **options)
+        self.dataclass_types = listed
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:
+                action.nargs, action.const = "?", True  # `--bf16` alone must do, as it did
+
+    def parse_args_and_config(
+        self,
+        args: Iterable[str] | None = None,
+        return_remaining_strings: bool = False,
+        fail_with_unknown_args: bool = True,
+        separate_remaining_strings: bool = False,
+    ) -> tuple[Any, ...]:
+        """The dataclasses, filled from `--config FILE` and the command line.
+
+        Raises:
+            ValueError: for a file that is not there or no mapping, or a key that no dataclass has.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        unknown = self.set_defaults_with_config(**_environment(_config(words)))
+        if unknown and fail_with_unknown_args and not return_remaining_strings:
+            known = {f.name for kind in self.dataclass_types for f in fields(kind)}
+            raise ValueError(f"the YAML file has {unknown[0]!r}, which no option is called{_near(unknown[0], known)}")
+        found = self.parse_args_into_dataclasses(args=words, return_remaining_strings=return_remaining_strings)
+        if not return_remaining_strings:
+            return found
+        rest = list(found[-1])
+        return (*found[:-1], unknown, rest) if separate_remaining_strings else (*found[:-1], unknown + rest)
+
+    def set_defaults_with_config(self, **values: Any) -> list[str]:
+        """Makes a file's values the defaults; returns the words of keys that no option has: `--key value`."""
+        known = {action.dest: action for action in self._actions}
+        for name in values.keys() & known.keys():
+            known[name].default, known[name].required = values[name], False
+        self.set_defaults(**{name: value for name, value in values.items() if name in known})
+        return [word for name in values if name not in known for word in (f"--{name}", str(values[name]))]
+
+    def parse_args_into_dataclasses(
+        self,
+        args: Sequence[str] | None = None,
+        return_remaining_strings: bool = False,
+        look_for_args_file: bool = True,
+        args_filename: str | None = None,
+        args_file_flag: str | None = None,
+    ) -> tuple[Any, ...]:
+        """The dataclasses; a value goes to every one that has a field of its name.
+
+        Raises:
+            ValueError: for words that no option takes, unless they are asked back.
+        """
+        namespace, rest = self.parse_known_args(args=args)
+        values = vars(namespace)
+        if rest and not return_remaining_strings:
+            raise ValueError(f"the command line has {rest[0]!r}, which no option is called{_near(rest[0], values)}")
+        made = tuple(_made(kind, values) for kind in self.dataclass_types)
+        return (*made, rest) if return_remaining_strings else made
+
+
+def _made(kind: Any, values: dict[str, Any]) -> Any:
+    names = {f.name for f in fields(kind) if f.init}
+    return kind(**{name: value for name, value in values.items() if name in names and value is not argparse.SUPPRESS})
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    hint = nearest(word.lstrip("-").partition("=")[0], known)
+    return hint if "did you mean" in hint else ""  # some two hundred names are no help
+
+
+def _config(words: list[str]) -> dict[str, Any]:
+    """The file's content; takes `--config FILE` out of the words."""
+    index = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+    if index is None:
+        return {}
+    word = words[index]
+    taken = words[index : index + (1 if "=" in word else 2)]
+    del words[index : index + len(taken)]
+    path = Path(word.partition("=")[2] or (taken[1] if len(taken) > 1 else ""))
+    if not path.is_file():
+        raise ValueError(f"--config {str(path)!r} is no file; give the path of a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values, got {type(content).__name__}")
+    return content
+
+
+def _environment(content: dict[str, Any]) -> dict[str, Any]:
+    variables = content.pop("env", None) or {}
+    if not isinstance(variables, dict):
+        raise ValueError(f"env: must hold names and values, got {variables!r}")
+    os.environ.update({str(name): str(value) for name, value in variables.items()})
+    return content
