@@ -74,7 +74,7 @@ def test_a_recipe_that_is_not_there_names_the_nearest() -> None:
         ({"lerning_rate": 1}, r"no option 'lerning_rate'; did you mean 'learning_rate'"),
         ({"learning_rate": "fast"}, r"train.learning_rate must be a number, got 'fast'"),
         ({"disable_dropout": "maybe"}, r"train.disable_dropout must be true or false, got 'maybe'"),
-        ({"report_to": "trackr"}, r"report_to: trackr needs the package trackr; install it, or set report_to: none"),
+        ({"report_to": "trackoi"}, r"report_to='trackoi' names no tracker; did you mean 'trackio'"),
         ({"num_generations": 1}, r"num_generations=1 .* at least 2"),
     ],
 )

@@ -42,12 +42,15 @@ def run_script(args: argparse.Namespace) -> int:
     Raises:
         ValueError: for a script that is not there, or uses what Dunwu lacks; before anything is loaded.
     """
+    from dunwu.trl.eras import era_of
+
     path = Path(args.script)
     _look_at(path)
     chosen = {"DUNWU_TRL": args.trl, "DUNWU_BATCH_UNIT": args.batch_unit, "DUNWU_SOURCE": args.source}
     os.environ.update({name: value for name, value in chosen.items() if value})
     if args.resume:
         os.environ["DUNWU_RESUME"] = "1"
+    era_of({})  # a version that never was is refused now, not when the script comes to its options
     from dunwu.trl.alias import install
 
     install()

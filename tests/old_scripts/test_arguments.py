@@ -224,3 +224,11 @@ def test_an_adapter_is_made_of_the_model_s_arguments() -> None:
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         get_quantization_config(ModelConfig(load_in_4bit=True))
     assert get_kbit_device_map() is None
+
+
+def test_a_tracker_that_is_not_installed_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = made(tmp_path, report_to=["comet_ml", "tensorboard"])
+    assert config.report_to == ["tensorboard"]
+    assert "comet_ml is not installed: the run goes on without it" in caplog.text

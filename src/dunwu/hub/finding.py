@@ -67,7 +67,7 @@ def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: s
         return name
     if source == "auto" and trouble.elsewhere and modelscope_answers(name, kind, revision):
         voice().info("%s: trying ModelScope, because %s", name, trouble.words)
-        return _modelscope(name, kind, revision)
+        return _modelscope(name, kind, revision, cache_only=_told_offline())
     if hf_snapshot(name, kind, revision) is not None:  # a part, such as the tokenizer; the client knows what it needs
         return name
     raise ValueError(trouble.words)
@@ -157,10 +157,10 @@ def _local(name: str, kind: Kind, revision: str | None) -> str:
     return str(found)
 
 
-def _modelscope(name: str, kind: Kind, revision: str | None) -> str:
+def _modelscope(name: str, kind: Kind, revision: str | None, *, cache_only: bool = False) -> str:
     """The folder that ModelScope's client downloaded to."""
     need_modelscope()
-    if _told_offline() or not reachable(modelscope_endpoint()):
+    if cache_only or not reachable(modelscope_endpoint()):
         return _modelscope_cache(name, kind, revision)
     listing = list_modelscope(name, kind, revision)
     if listing.name != name:

@@ -55,7 +55,7 @@ def spoken(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        words = in_words(error, name)
+        words = None if type(error) is ValueError else in_words(error, name)  # a plain one is in words already
         if words is None:
             raise
         raise ValueError(words) from error
@@ -68,6 +68,8 @@ def is_about_the_way(error: BaseException) -> bool:
 
 def is_about_absence(error: BaseException) -> bool:
     """Whether the hub says that it has no such repository."""
+    if type(error) is ValueError:  # one of ours, about something that the hub's answer led to
+        return False
     return any(_missing(each, "") is not None for each in _chain(error)) and not any(
         _gated(each, "") or _wrong_revision(each, "") for each in _chain(error)
     )

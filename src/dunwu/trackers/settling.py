@@ -62,7 +62,9 @@ def settle(report_to: str | Iterable[str] | None, *, missing: Literal["raise", "
     """
     found = []
     for name in _names(report_to):
-        if _installed(name):
+        if name == "wandb" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+            say("wandb: WANDB_DISABLED is set; the run goes on without it", warning=False)
+        elif _installed(name):
             found.append(name)
         elif missing == "raise":
             raise ValueError(f"report_to={name!r}, and {name} is not installed: {_cure(name)}; or report_to='none'")

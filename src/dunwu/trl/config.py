@@ -12,6 +12,7 @@ from dataclasses import MISSING, field, fields, make_dataclass
 from typing import Any
 
 from dunwu import config
+from dunwu.trackers import settle
 from dunwu.trl.arguments import OLD, SWITCH, Old, Settings
 from dunwu.trl.eras import DATED, TODAY, defaults_of, era_of
 from dunwu.voice import voice
@@ -92,6 +93,8 @@ def _fill(made: Any) -> None:
         if f.name in _NOT_GIVEN and getattr(made, f.name) is None:
             # TRL cut a prompt that was too long; dropping it is Dunwu's own default.
             setattr(made, f.name, "cut" if f.name == "long_prompts" else f.default)
+    # A tracker that is not installed costs an old script its curves, not its run.
+    made.report_to = settle(made.report_to, missing="drop")
     if made.scale_rewards in ("True", "true", "False", "false"):
         made.scale_rewards = made.scale_rewards.lower() == "true"
     if made.top_k == -1:
