@@ -1,6 +1,9 @@
 """The small rooms on the ground: words, voice, ledger."""
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,3 +63,28 @@ def test_means_are_of_the_steps_since_the_last_log_also_across_a_checkpoint() ->
     assert resumed.latest() == {"reward": 2.0, "kl": 4.0}
     assert resumed.means() == ledger.means() == {"reward": 1.5, "kl": 4.0}
     assert resumed.means() == {}
+
+
+def test_what_waits_for_an_import_is_done_once_and_after_it(tmp_path: Path) -> None:
+    (tmp_path / "slow_package.py").write_text(
+        "import os, sys\nvalue = os.environ['SAID_FIRST']\n"
+        "sys.modules[__name__] = type('Other', (), {'value': value})\n",
+        encoding="utf-8",
+    )
+    code = (
+        "import importlib.util, os, sys\n"
+        "from dunwu.imports import after_import\n"
+        "seen = []\n"
+        "after_import('slow_package', lambda module: seen.append(module.value))\n"
+        "after_import('slow_package', lambda module: seen.append('second'))\n"
+        "after_import('never_there', seen.append)\n"
+        "assert importlib.util.find_spec('slow_package') is not None and not seen\n"
+        "os.environ['SAID_FIRST'] = 'by the script'\n"
+        "import slow_package\n"
+        "assert seen == ['by the script', 'second'], seen\n"
+        "assert 'never_there' not in sys.modules and importlib.util.find_spec('never_there') is None\n"
+        "after_import('slow_package', lambda module: seen.append('at once'))\n"
+        "assert seen[-1] == 'at once'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -25,10 +25,12 @@ LAW = {
     "families": set(),
     "memory": set(),
     "modes": set(),
+    "imports": set(),
+    "network": set(),
     "head": {"algorithm"},
     "config": {"words"},
     # floor 2
-    "hub": {"voice", "words"},
+    "hub": {"network", "voice", "words"},
     "prompts": {"records"},
     "packed": {"records", "families"},
     "forward": {"records", "algorithm", "families", "head", "packed"},
@@ -38,11 +40,11 @@ LAW = {
     "ledger": set(),
     "engines": {"records", "families", "head", "memory", "modes", "voice"},
     "budget": {"families", "forward", "head", "rollout"} | GROUND,
-    "rewards": {"records", "words"},
+    "rewards": {"hub", "records", "words"},
     "tasks": {"records", "words", "rewards", "hub"},
     "base": {"records", "tasks"},
     "observe": {"records"},
-    "trackers": {"records", "voice", "words"},
+    "trackers": {"imports", "network", "records", "voice", "words"},
     # floor 3
     "evaluation": {"records"},
     "briefing": {"algorithm", "config", "policy", "prompts"} | GROUND,
@@ -68,7 +70,7 @@ LAW = {
 }
 """Room to the rooms it may import. Floor 4 (recipe, runs, cli) may import all below it; see docs/decisions.md."""
 FLOOR_4 = {
-    "trl": {"checkpoint", "config", "hub", "trackers", "trainer", "voice", "words"},
+    "trl": {"checkpoint", "config", "hub", "imports", "trackers", "trainer", "voice", "words"},
     "compat": {"trl"},
     "run": {"trackers", "trl", "voice"},
     "recipe": {*LAW, "base"},

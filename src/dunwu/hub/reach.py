@@ -8,24 +8,14 @@ What it is not: a judgement of what the hub answers; a hub that answers with err
 from __future__ import annotations
 
 import os
-import queue
-import socket
-import ssl
 import sys
-import threading
-import time
 from functools import lru_cache
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+from dunwu import network
 from dunwu.hub.sources import MIRROR, has_modelscope, hf_endpoint
 
 __all__ = ["go_offline", "is_offline", "offline_if_unreachable", "reachable"]
 
-_SECONDS = 2.0
-"""For the name and the connection together; and as long again for the first words of an encrypted one."""
-
-_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _said: list[str] = []
 
@@ -69,60 +59,8 @@ def is_offline() -> bool:
 
 @lru_cache(maxsize=16)
 def reachable(url: str) -> bool:
-    """Whether something answers at `url`, or at the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names for it.
-
-    At most four seconds; the answer is remembered for this process.
-    """
-    host, port, encrypted = _address(url)
-    answers: queue.Queue[bool] = queue.Queue()
-    families = (socket.AF_INET, socket.AF_INET6)
-    # Threads, because looking up a name has no time limit of its own; one a family, because one may lead nowhere.
-    for family in families:
-        threading.Thread(target=_knock, args=(family, host, port, encrypted, answers), daemon=True).start()
-    deadline = time.monotonic() + _SECONDS * (2 if encrypted else 1) + 0.2
-    for _ in families:
-        try:
-            if answers.get(timeout=max(0.0, deadline - time.monotonic())):
-                return True
-        except queue.Empty:
-            return False
-    return False
-
-
-def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port, and whether to expect encryption."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(parts.netloc.rpartition("@")[2]):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    encrypted = parts.scheme == "https"
-    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80), encrypted
-
-
-def _knock(family: int, host: str, port: int, encrypted: bool, answers: queue.Queue[bool]) -> None:
-    try:
-        where = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
-        with socket.socket(family, socket.SOCK_STREAM) as line:
-            line.settimeout(_SECONDS)
-            line.connect(where)
-            answers.put(not encrypted or _greets(line, host))
-    except (OSError, UnicodeError):  # UnicodeError: a host name that cannot be one
-        answers.put(False)
-
-
-def _greets(line: socket.socket, host: str) -> bool:
-    """Whether an encrypted conversation starts: some networks take the connection and cut it at the first word."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent; whether the certificate is right is the client's question
-    try:
-        with context.wrap_socket(line, server_hostname=host):
-            return True
-    except ssl.SSLEOFError:
-        return False
-    except ssl.SSLError:
-        return True
+    """Whether something answers at `url`; the answer is remembered for this process."""
+    return network.reachable(url)
 
 
 def _go_offline() -> None:

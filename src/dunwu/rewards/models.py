@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dunwu.hub import locate
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -92,7 +94,7 @@ class RewardModel:
 def _from_name(name: str) -> PreTrainedModel:
     from transformers import AutoModelForSequenceClassification
 
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(name)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(locate(name))
     return model
 
 
@@ -114,5 +116,5 @@ def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         )
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(name))
     return tokenizer

@@ -11,14 +11,11 @@ looked for, nor spoken of.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from dunwu.imports import after_import
 from dunwu.trackers.keys import masked
 from dunwu.trackers.services import SERVICES, Service
 
@@ -33,14 +30,11 @@ def settle_environment() -> None:
 
     Called before a user's script runs, or in a notebook; a second call changes nothing.
     """
-    for name in SERVICES:
-        if name in sys.modules:
-            _wrap(sys.modules[name], SERVICES[name])
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    for name, service in SERVICES.items():
+        after_import(name, functools.partial(_wrap, service))
 
 
-def _wrap(module: ModuleType, service: Service) -> None:
+def _wrap(service: Service, module: ModuleType) -> None:
     for name, wrapped in (("login", _login), ("init", _init)):
         original = getattr(module, name, None)
         if callable(original) and not hasattr(original, "dunwu_wraps"):
@@ -88,45 +82,3 @@ def _init(service: Service, original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _short(error: Exception) -> str:
     return masked(f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds a tracker as everybody else does, and wraps its functions once it is imported."""
-
-    def __init__(self) -> None:
-        self._busy = False
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in SERVICES or self._busy:
-            return None
-        self._busy = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._busy = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, SERVICES[fullname])
-        return spec
-
-
-class _Loader(importlib.abc.Loader):
-    """The module's own loader, with one more step at its end."""
-
-    def __init__(self, loader: Any, service: Service) -> None:
-        self._loader, self._service = loader, service
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        _wrap(module, self._service)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dunwu.trackers.network import reachable
+from dunwu.network import reachable
 from dunwu.voice import voice
 
 __all__ = ["SERVICES", "Service", "say", "swanlab_run"]

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from dunwu.network import reachable
 from dunwu.trackers.keys import masked, refuse_keys
-from dunwu.trackers.network import reachable
 from dunwu.trackers.services import SERVICES, say
 from dunwu.words import nearest
 

@@ -14,43 +14,54 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dunwu.hub import locate
+from dunwu.imports import after_import
+from dunwu.trackers import settle_environment
 from dunwu.voice import voice
 
 __all__ = ["surround"]
 
 
 def surround() -> None:
-    """Make the changes; `dunwu.trl.alias` calls this once."""
-    _settle_the_outside()
-    from transformers import AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+    """Have the changes made to each package once it is imported; `dunwu.trl.alias` calls this once."""
+    settle_environment()
+    after_import("torch", _torch)
+    after_import("transformers", _transformers)
+    after_import("datasets", _datasets)
+
+
+def _torch(torch: Any) -> None:
+    if not torch.cuda.is_available():
+        for owner in (torch.nn.Module, torch.Tensor):
+            _wrap(owner, "to", _to_what_is_here)
+            _wrap(owner, "cuda", _cuda_is_not_here, becomes="to")
+
+
+def _transformers(transformers: Any) -> None:
     from transformers.models.auto import modeling_auto
 
     # transformers gives each Auto class a `from_pretrained` of its own.
     autos = [kind for kind in vars(modeling_auto).values() if isinstance(kind, type) and kind.__name__[:4] == "Auto"]
-    for owner in (*(kind for kind in autos if "from_pretrained" in vars(kind)), PreTrainedModel):
+    for owner in (*(kind for kind in autos if "from_pretrained" in vars(kind)), transformers.PreTrainedModel):
         _wrap_class_method(owner, "from_pretrained", _model_call)
-    for owner in (AutoTokenizer, AutoConfig):
+    for owner in (transformers.AutoTokenizer, transformers.AutoConfig):
         _wrap_class_method(owner, "from_pretrained", _found)
-    _wrap(PreTrainedTokenizerBase, "apply_chat_template", _list_of_ids)
-    if not torch.cuda.is_available():
-        for owner in (torch.nn.Module, torch.Tensor, BatchEncoding):
-            _wrap(owner, "to", _to_what_is_here)
-        for owner in (torch.nn.Module, torch.Tensor):
-            _wrap(owner, "cuda", _cuda_is_not_here, becomes="to")
-    _wrap_load_dataset()
+    _wrap(transformers.PreTrainedTokenizerBase, "apply_chat_template", _list_of_ids)
+    if not _has_cuda():
+        _wrap(transformers.BatchEncoding, "to", _to_what_is_here)
 
 
-def _settle_the_outside() -> None:
-    """Trackers and hub: what cannot be reached is known before anything waits for it."""
-    from dunwu.hub import offline_if_unreachable
-    from dunwu.trackers import settle_environment
+def _datasets(datasets: Any) -> None:
+    original = datasets.load_dataset
 
-    settle_environment()
-    sentence = offline_if_unreachable()
-    if sentence:
-        _say_once(sentence)
+    @functools.wraps(original)
+    def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("trust_remote_code", None)  # datasets 4 has dropped it, with the scripts it was for
+        packaged = path in {"json", "csv", "parquet", "text", "arrow", "generator", "imagefolder"}
+        place = path if packaged or Path(path).exists() else locate(path, kind="dataset", source=_source())
+        return original(place, *args, **kwargs)
+
+    datasets.load_dataset = load_dataset
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -85,7 +96,7 @@ def _model_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     if wanted.startswith("flash_attention") and not _has_flash(wanted):
         _say_once(f"attn_implementation={wanted!r} is not installed here: sdpa, which computes the same")
         kwargs["attn_implementation"] = "sdpa"
-    if "cuda" in str(kwargs.get("device_map")) and not torch.cuda.is_available():
+    if "cuda" in str(kwargs.get("device_map")) and not _has_cuda():
         _say_once("device_map asks for cuda, and there is none here: the model goes where training runs")
         kwargs["device_map"] = None
     return _found(args, kwargs)
@@ -93,13 +104,11 @@ def _model_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 
 def _has_flash(wanted: str) -> bool:
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(wanted)
-    return torch.cuda.is_available() and package is not None and importlib.util.find_spec(package) is not None
+    return _has_cuda() and package is not None and importlib.util.find_spec(package) is not None
 
 
 def _found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """A name becomes a folder where the source says so; what is missing is said in words, at once."""
-    from dunwu.hub import locate
-
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     if not isinstance(name, str) or Path(name).exists() or kwargs.get("subfolder"):
         return args, kwargs
@@ -108,23 +117,6 @@ def _found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return args, kwargs
     kwargs.pop("revision", None)  # the folder is that revision
     return ((place, *args[1:]), kwargs) if args else (args, {**kwargs, "pretrained_model_name_or_path": place})
-
-
-def _wrap_load_dataset() -> None:
-    import datasets
-
-    from dunwu.hub import locate
-
-    original = datasets.load_dataset
-
-    @functools.wraps(original)
-    def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("trust_remote_code", None)  # datasets 4 has dropped it, with the scripts it was for
-        packaged = path in {"json", "csv", "parquet", "text", "arrow", "generator", "imagefolder"}
-        place = path if packaged or Path(path).exists() else locate(path, kind="dataset", source=_source())
-        return original(place, *args, **kwargs)
-
-    datasets.load_dataset = load_dataset
 
 
 def _list_of_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -145,12 +137,19 @@ def _cuda_is_not_here(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 
 
 def _is_cuda(device: Any) -> bool:
-    return (isinstance(device, str) and device.startswith("cuda")) or (
-        isinstance(device, torch.device) and device.type == "cuda"
-    )
+    # A torch.device says its name as text; a dtype or another tensor may stand here too.
+    return (isinstance(device, str) and device.startswith("cuda")) or getattr(device, "type", None) == "cuda"
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _here(device: Any) -> str:
+    import torch
+
     place = "mps" if torch.backends.mps.is_available() else "cpu"
     _say_once(f"{str(device)!r} is not here: {place}")
     return place

@@ -1,0 +1,282 @@
+"""Where models and data come from: both hubs by their real clients, mirrors, caches, and no network at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dunwu.hub import SOURCES, in_words, locate
+from dunwu.hub.reach import reachable
+
+MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
+LOAD = """
+from dunwu.policy import load_policy, load_tokenizer
+from dunwu.tasks.files import read_table
+model = load_policy("Qwen/Qwen2.5-0.5B-Instruct")
+tokenizer = load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")
+rows = read_table("openai/gsm8k", split="test", config="main")
+print("SUM", round(sum(p.double().abs().sum().item() for p in model.parameters()), 6), len(tokenizer), len(rows))
+"""
+LOCAL = f"""
+from dunwu.hub import locate
+from dunwu.tasks.files import read_table
+print("AT", locate("{MODEL}"))
+print("ROWS", len(read_table("openai/gsm8k", split="test", config="main")))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    reachable.cache_clear()
+    yield
+    reachable.cache_clear()
+
+
+def test_a_folder_always_wins(tmp_path: Path) -> None:
+    for source in SOURCES:
+        assert locate(str(tmp_path), source=source) == str(tmp_path)
+
+
+def test_what_can_only_be_a_path_is_never_looked_up(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder"):
+        locate(str(tmp_path / "nothing"))
+
+
+def test_an_unknown_source_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"source='modelscop' is unknown; did you mean 'modelscope'\?"):
+        locate("org/name", source="modelscop")
+    monkeypatch.setenv("DUNWU_SOURCE", "hff")
+    with pytest.raises(ValueError, match=r"DUNWU_SOURCE='hff' is unknown; did you mean 'hf'\?"):
+        locate("org/name")
+
+
+@pytest.mark.slow
+def test_both_hubs_give_the_same_model_and_data_and_the_cache_does_without_them(home: Any, dead: str) -> None:
+    switch = "import os\nos.environ['DUNWU_SOURCE'] = 'modelscope'\n"
+    both = home.run(f"{LOAD}print('NAME', model.name_or_path)\n{switch}{LOAD}").stdout
+    assert _line(both, "NAME") == MODEL, "an adapter must find the hub's name, not a folder of this machine"
+    kinds = ["modelscope" if "/api/v1/" in asked.path else "hf" for asked in home.server.requests]
+    assert kinds == sorted(kinds) and set(kinds) == {"hf", "modelscope"}, "one hub, and after the switch the other"
+    assert home.server.asked("/api/v1/models") and home.server.asked("/api/v1/datasets")
+    assert not home.server.asked("FilePath=pytorch_model.bin"), "weights in an old form are left out"
+
+    home.server.requests.clear()
+    cached = home.run(LOAD, HF_ENDPOINT=dead, MODELSCOPE_ENDPOINT=dead)
+    assert cached.stdout.count("this process is offline") == 1, cached.stdout
+    local = home.run(LOCAL, DUNWU_SOURCE="local").stdout
+    assert home.server.requests == [], "local never touches the network"
+    assert _line(local, "ROWS") == "20" and (Path(_line(local, "AT")) / "model.safetensors").is_file()
+    sums = [line for line in (both + cached.stdout).splitlines() if line.startswith("SUM")]
+    assert len(sums) == 3 and len(set(sums)) == 1 and sums[0].endswith(" 20")
+
+
+@pytest.mark.parametrize("how", ["refused", "503"])
+def test_auto_goes_to_modelscope_when_the_first_hub_is_down(home: Any, dead: str, how: str) -> None:
+    if how == "503":
+        home.server.misbehaviour.closed.add("hf")
+    code = HEAD + f'at = locate("{MODEL}"); data = locate("Jiayi-Pan/Countdown-Tasks-3to4", kind="dataset")\n'
+    said = home.run(
+        code + 'print("AT", at)\nprint("DATA", data)', **({"HF_ENDPOINT": dead} if how == "refused" else {})
+    ).stdout
+    assert "trying ModelScope" in said and "is zouxuhong/Countdown-Tasks-3to4 on ModelScope" in said
+    assert (Path(_line(said, "AT")) / "model.safetensors").is_file()
+    assert list(Path(_line(said, "DATA")).rglob("*.parquet"))
+
+
+def test_a_mirror_in_hf_endpoint_is_the_hub(home: Any, folders: Any) -> None:
+    from hub_server import HubServer
+
+    with HubServer({("model", "org/elsewhere"): folders["model", MODEL]}) as mirror:
+        assert (
+            home.run(HEAD + 'print(locate("org/elsewhere"))', HF_ENDPOINT=mirror.url).stdout.strip()
+            == "org/elsewhere"
+        )
+        assert mirror.requests and not home.server.requests
+
+
+@pytest.mark.parametrize("way", ["refused", "silent"])
+def test_offline_is_noticed_at_once_and_said(home: Any, dead: str, silent: Callable[[], str], way: str) -> None:
+    address = dead if way == "refused" else silent()
+    code = HEAD + (
+        "start = time.monotonic()\n"
+        f'try:\n    locate("{MODEL}")\nexcept ValueError as error:\n    print(error)\n'
+        "print('SECONDS', time.monotonic() - start)\n"
+        "print('SAID', offline_if_unreachable())\n"
+        "import os, huggingface_hub.constants as c\nprint('OFFLINE', c.HF_HUB_OFFLINE, os.environ['HF_HUB_OFFLINE'])"
+    )
+    said = home.run(code, HF_ENDPOINT=address, MODELSCOPE_ENDPOINT=address).stdout
+    assert float(_line(said, "SECONDS")) < 5
+    assert f"'{MODEL}' is not in the cache, and {address} cannot be reached from here" in said
+    assert (
+        f"`dunwu fetch {MODEL} --source modelscope --to DIR`" in said and "HF_ENDPOINT=https://hf-mirror.com" in said
+    )
+    assert "this process is offline: only what is in the cache is used" in _line(said, "SAID")
+    assert _line(said, "OFFLINE") == "True 1"
+
+
+def test_the_switch_reaches_clients_that_were_imported_before(home: Any, dead: str) -> None:
+    code = (
+        "import datasets, datasets.config, huggingface_hub\n"
+        "assert not huggingface_hub.is_offline_mode() and not datasets.config.HF_HUB_OFFLINE\n"
+        "from dunwu.hub import offline_if_unreachable\n"
+        "assert offline_if_unreachable()\n"
+        "assert huggingface_hub.is_offline_mode() and datasets.config.HF_HUB_OFFLINE"
+    )
+    home.run(code, HF_ENDPOINT=dead)
+
+
+def test_offline_that_the_user_asked_for_is_honoured_and_not_remarked_upon(home: Any) -> None:
+    code = HEAD + (
+        "print('SAID', offline_if_unreachable())\n"
+        f'for source in ("auto", "hf"):\n    try:\n        locate("{MODEL}", source=source)\n'
+        "    except ValueError as error:\n        print(source, error)\n"
+    )
+    said = home.run(code, HF_HUB_OFFLINE="1").stdout
+    assert _line(said, "SAID") == "None" and home.server.requests == []
+    assert f"auto '{MODEL}' is not in the cache, and HF_HUB_OFFLINE is set" in said
+    assert f"hf '{MODEL}' is not in the cache, and HF_HUB_OFFLINE is set" in said
+
+
+def test_what_the_hub_refuses_is_said_before_anything_is_loaded(home: Any) -> None:
+    cases = [
+        ("Qwen/Qwen2.5-0.5B-Instuct", "hf", None),
+        ("gsm8k", "hf", None),
+        (MODEL, "hf", "v9"),
+        (MODEL, "modelscope", "v9"),
+        ("org/nothing", "modelscope", None),
+    ]
+    code = HEAD + (
+        f"for name, source, revision in {cases!r}:\n"
+        "    try:\n        print(locate(name, source=source, revision=revision))\n"
+        "    except ValueError as error:\n        print('ERROR', error)\n"
+    )
+    said = [line for line in home.run(code).stdout.splitlines() if line.startswith("ERROR")]
+    assert "or it is private; did you mean 'Qwen/Qwen2.5-0.5B-Instruct'?" in said[0]
+    assert "did you mean 'openai/gsm8k'?" in said[1]
+    assert "has no such revision" in said[2]
+    assert "has no revision 'v9' on ModelScope" in said[3]
+    assert "there is no 'org/nothing' at" in said[4] and "--source hf" in said[4]
+    assert len(said) == len(cases)
+
+
+def test_a_hub_that_takes_connections_and_never_answers_is_not_waited_for(home: Any) -> None:
+    home.run("import huggingface_hub as h\nh.snapshot_download('org/large')")
+    home.server.misbehaviour.hang = True
+    code = (
+        "import time, huggingface_hub\nimport dunwu.hub.listing as listing, dunwu.hub.finding as finding\n"
+        "listing._SECONDS = finding._PATIENCE = 1\nstart = time.monotonic()\n"
+        'print("AT", finding.locate("org/large"))\n'
+        'try:\n    finding.locate("org/nothing", source="hf")\n'
+        'except ValueError as error:\n    print("ERROR", error)\n'
+        'print("SECONDS", time.monotonic() - start, huggingface_hub.is_offline_mode())'
+    )
+    said = home.run(code, MODELSCOPE_ENDPOINT="http://127.0.0.1:9").stdout
+    assert "takes connections and does not answer, so this process is offline" in said
+    assert _line(said, "AT") == "org/large" and "'org/nothing' is not in the cache" in _line(said, "ERROR")
+    seconds, offline = _line(said, "SECONDS").split()
+    assert float(seconds) < 4 and offline == "True"
+
+    late = home.run(code.replace('print("AT", finding.locate("org/large"))', "")).stdout
+    assert "the hub did not answer in time while 'org/nothing' was read" in _line(late, "ERROR")
+
+
+@pytest.mark.slow
+def test_a_gated_model_says_where_to_ask_and_no_key_is_shown(home: Any) -> None:
+    home.server.misbehaviour.gated.add(MODEL)
+    key = "hf_" + "k" * 34
+    code = (
+        "import os, sys\nfrom dunwu.policy import load_policy\n"
+        "for name in ('', 'HF_TOKEN'):\n    if name:\n        os.environ[name] = sys.argv[1]\n"
+        f'    try:\n        load_policy("{MODEL}")\n    except ValueError as error:\n        print("ERROR", error)\n'
+    )
+    done = home.run("-c", code, key)
+    without, with_key = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    assert f"is gated: ask for access at {home.server.url}/{MODEL}, then `hf auth login`, or set HF_TOKEN" in without
+    assert "your key is known and has no access yet" in with_key
+    assert any(asked.token for asked in home.server.requests)
+    assert key not in done.stdout + done.stderr
+
+
+def test_the_proxy_is_what_is_asked_where_one_is_set(monkeypatch: pytest.MonkeyPatch, dead: str, home: Any) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert not reachable(dead)
+    reachable.cache_clear()
+    monkeypatch.setenv("HTTP_PROXY", home.server.url)
+    assert reachable(dead)
+    reachable.cache_clear()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert not reachable(dead)
+    reachable.cache_clear()
+    monkeypatch.delenv("HTTP_PROXY")
+    monkeypatch.setenv("ALL_PROXY", home.server.url.removeprefix("http://"))
+    monkeypatch.delenv("NO_PROXY")
+    assert reachable("https://nowhere.invalid")
+
+
+def test_a_network_that_cuts_the_first_encrypted_word_counts_as_none() -> None:
+    def cut() -> None:
+        for _ in range(2):
+            taken, _ = listening.accept()
+            taken.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=cut, daemon=True).start()
+        start = time.monotonic()
+        assert not reachable(f"https://127.0.0.1:{listening.getsockname()[1]}")
+        assert time.monotonic() - start < 5
+
+
+def test_a_name_that_does_not_exist_is_no_hub() -> None:
+    start = time.monotonic()
+    assert not reachable("https://hub.invalid")
+    assert time.monotonic() - start < 5
+
+
+def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from dunwu.policy import load_policy
+
+    shutil.copytree(folders["model", MODEL], tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"is cut short or damaged .* `dunwu fetch NAME --to .*/model` brings what"):
+        load_policy(str(tmp_path / "model"))
+
+
+def test_a_full_disk_is_said_and_other_errors_are_left_alone() -> None:
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = OSError(28, "No space left on device")
+    assert "the disk is full" in str(in_words(wrapped, "org/name")) and "HF_HOME" in str(in_words(wrapped, "x/y"))
+    for error in (KeyError("x"), OSError("no file named config.json"), ValueError("y"), ConnectionResetError("z")):
+        assert in_words(error, "org/name") is None
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_from_the_source_that_it_names(home: Any, dead: str) -> None:
+    recipe = home.folder / "recipe.yaml"
+    recipe.write_text(
+        f"model: {MODEL}\nsource: hf\ntask: {{name: gsm8k}}\n"
+        "train: {output_dir: run, max_steps: 1, prompts_per_step: 2, num_generations: 2, report_to: none,\n"
+        "  max_completion_length: 8, save_strategy: 'no', disable_tqdm: true, use_cpu: true}\n",
+        encoding="utf-8",
+    )
+    done = home.run("-m", "dunwu", "train", "recipe.yaml", "--source", "modelscope", HF_ENDPOINT=dead)
+    assert home.server.asked("/api/v1/models") and home.server.asked("/api/v1/datasets"), done.stdout
+    assert not [asked for asked in home.server.requests if "/resolve/" in asked.path]
+    wrong = home.run("-m", "dunwu", "train", "recipe.yaml", "--source", "hugging", ok=False)
+    assert wrong.returncode == 2 and "source='hugging' is unknown" in wrong.stderr
+
+
+def _line(text: str, word: str) -> str:
+    """The rest of the line that begins with `word`."""
+    return next(line for line in text.splitlines() if line.startswith(f"{word} ")).removeprefix(f"{word} ")
