@@ -129,7 +129,6 @@ def test_the_time_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"per_gpu_train_batch_size": 16}, "per_device_train_batch_size", 16),
         ({"adafactor": True}, "optim", "adafactor"),
         ({"push_to_hub_model_id": "me/mine"}, "hub_model_id", "me/mine"),
-        ({"torch_dtype": "bfloat16"}, "model_init_kwargs", {"dtype": "bfloat16"}),
         ({"trust_remote_code": True}, "model_init_kwargs", {"trust_remote_code": True}),
         ({"use_liger_kernel": True}, "use_liger_kernel", False),
         ({"remove_unused_columns": True}, "remove_unused_columns", False),
@@ -145,8 +144,8 @@ def test_an_old_argument_becomes_today_s(tmp_path: Path, given: dict[str, Any], 
 
 
 def test_what_the_model_is_told_directly_wins(tmp_path: Path) -> None:
-    config = made(tmp_path, torch_dtype="bfloat16", model_init_kwargs={"dtype": "float32"})
-    assert config.model_init_kwargs == {"dtype": "float32"}
+    config = made(tmp_path, trust_remote_code=True, model_init_kwargs={"trust_remote_code": False, "dtype": "auto"})
+    assert config.model_init_kwargs == {"trust_remote_code": False, "dtype": "auto"}
 
 
 def test_the_logging_folder_is_where_tensorboard_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,10 +196,7 @@ def test_a_harmless_value_of_a_refused_argument_is_fine(tmp_path: Path, name: st
 def test_what_is_saved_has_today_s_options_alone(tmp_path: Path) -> None:
     saved = made(tmp_path, **T1).to_dict()
     assert saved["warmup_steps"] == 0.1
-    assert not {name for name in OLD if name not in TrainingArguments.__dataclass_fields__} & set(saved) - {
-        "dtype",
-        "attn_implementation",
-    }
+    assert not {name for name in OLD if name not in TrainingArguments.__dataclass_fields__} & set(saved)
     again = pickle.loads(pickle.dumps(made(tmp_path, **T1)))
     assert again.prompts_per_step == 4
 

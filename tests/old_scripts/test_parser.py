@@ -1,6 +1,6 @@
 """Dataclasses, YAML and the command line are read as TRL's scripts expect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -109,3 +109,20 @@ def test_a_bad_file_is_said_in_a_sentence(tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=words):
             parser.parse_args_and_config(["--config", str(tmp_path / "bad.yaml")])
+
+
+@dataclass
+class OwnConfig(GRPOConfig):  # type: ignore[misc, valid-type]
+    """A script's own options on top, as open-r1 has."""
+
+    beta: float = 0.1
+    benchmarks: list[str] = field(default_factory=list)
+
+
+def test_a_script_may_add_options_to_the_config(tmp_path: Path) -> None:
+    parser = TrlParser((OwnConfig, ModelConfig))
+    words = ["--output_dir", str(tmp_path), "--report_to", "none", "--benchmarks", "a", "b", "--trust_remote_code"]
+    training, model = parser.parse_args_and_config(words)
+    assert (training.beta, training.benchmarks) == (0.1, ["a", "b"])
+    assert training.model_init_kwargs == {"trust_remote_code": True}
+    assert model.trust_remote_code is True, "both classes have it, and both get it"

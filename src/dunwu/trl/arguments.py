@@ -187,27 +187,6 @@ _SAID: Final = (
         act=model_option("trust_remote_code"),
         quiet=(False,),
     ),
-    Old(
-        name="torch_dtype",
-        when="scripts of their own",
-        kind=TEXT,
-        now="`model_init_kwargs={'dtype': …}`",
-        act=model_option("dtype"),
-    ),
-    Old(
-        name="dtype",
-        when="scripts of their own",
-        kind=TEXT,
-        now="`model_init_kwargs={'dtype': …}`",
-        act=model_option("dtype"),
-    ),
-    Old(
-        name="attn_implementation",
-        when="scripts of their own",
-        kind=TEXT,
-        now="`model_init_kwargs={'attn_implementation': …}`; flash attention that is not installed: `sdpa`, and said",
-        act=model_option("attn_implementation"),
-    ),
 )
 
 _TRANSFORMERS_4: Final = (

@@ -31,17 +31,11 @@ class TrlParser(HfArgumentParser):
 
     Args:
         dataclass_types: the dataclass or dataclasses to fill.
-
-    Raises:
-        ValueError: for a dataclass that has a field `config`: that name is the file's.
     """
 
     def __init__(self, dataclass_types: Any = None, **options: Any) -> None:
         listed = list(dataclass_types) if isinstance(dataclass_types, Iterable) else [dataclass_types]
         listed = [kind for kind in listed if kind is not None]
-        for kind in listed:
-            if "config" in {f.name for f in fields(kind)}:
-                raise ValueError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
         # A script's own classes go last: where a name comes twice, the later definition of the option stays.
         ordered = sorted(listed, key=lambda kind: not kind.__module__.startswith("dunwu."))
         super().__init__(ordered, conflict_handler="resolve", **options)
@@ -60,9 +54,13 @@ class TrlParser(HfArgumentParser):
         """The dataclasses, filled from `--config FILE` and the command line.
 
         Raises:
-            ValueError: for a file that is not there or no mapping, or a key that no dataclass has.
+            ValueError: for a file that is not there or no mapping, a key that no dataclass has, or a dataclass with a
+                field `config`: that name is the file's.
         """
         words = list(sys.argv[1:] if args is None else args)
+        for kind in self.dataclass_types:
+            if "config" in {f.name for f in fields(kind)}:
+                raise ValueError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
         unknown = self.set_defaults_with_config(**_environment(_config(words)))
         if unknown and fail_with_unknown_args and not return_remaining_strings:
             known = {f.name for kind in self.dataclass_types for f in fields(kind)}
@@ -94,6 +92,9 @@ class TrlParser(HfArgumentParser):
         Raises:
             ValueError: for words that no option takes, unless they are asked back.
         """
+        if args_filename or args_file_flag:
+            given = (args, return_remaining_strings, look_for_args_file, args_filename, args_file_flag)
+            return super().parse_args_into_dataclasses(*given)
         namespace, rest = self.parse_known_args(args=args)
         values = vars(namespace)
         if rest and not return_remaining_strings:

@@ -40,12 +40,16 @@ def _torch(torch: Any) -> None:
 def _transformers(transformers: Any) -> None:
     from transformers.models.auto import modeling_auto
 
+    from dunwu.trl.parser import TrlParser
+
     # transformers gives each Auto class a `from_pretrained` of its own.
     autos = [kind for kind in vars(modeling_auto).values() if isinstance(kind, type) and kind.__name__[:4] == "Auto"]
     for owner in (*(kind for kind in autos if "from_pretrained" in vars(kind)), transformers.PreTrainedModel):
         _wrap_class_method(owner, "from_pretrained", _model_call)
     for owner in (transformers.AutoTokenizer, transformers.AutoConfig):
         _wrap_class_method(owner, "from_pretrained", _found)
+    # Its own refuses two dataclasses that share a name, which `project` and `trust_remote_code` have come to do.
+    transformers.HfArgumentParser = TrlParser
     _wrap(transformers.PreTrainedTokenizerBase, "apply_chat_template", _list_of_ids)
     if not _has_cuda():
         _wrap(transformers.BatchEncoding, "to", _to_what_is_here)
