@@ -38,6 +38,7 @@ LAW = {
     "rollout": {"records", "algorithm"},
     "checkpoint": {"records", "voice"},
     "ledger": set(),
+    "bell": set(),
     "engines": {"records", "families", "head", "memory", "modes", "voice"},
     "budget": {"families", "forward", "head", "rollout"} | GROUND,
     "rewards": {"hub", "records", "words"},
@@ -51,6 +52,7 @@ LAW = {
     "collector": {"algorithm", "budget", "checkpoint", "config", "policy", "prompts", "rollout"} | GROUND,
     "trainer": {
         "algorithm",
+        "bell",
         "briefing",
         "budget",
         "checkpoint",
@@ -72,7 +74,7 @@ LAW = {
 FLOOR_4 = {
     "trl": {"checkpoint", "config", "hub", "imports", "trackers", "trainer", "voice", "words"},
     "compat": {"trl"},
-    "run": {"trackers", "trl", "voice"},
+    "run": {"trackers", "trl", "voice", "words"},
     "recipe": {*LAW, "base"},
     "runs": {*LAW, "recipe"},
     "cli": {*LAW, "recipe", "run", "runs"},

@@ -506,6 +506,14 @@ def test_resuming_does_not_sample_again_what_is_pending(make_trainer, tiny, tmp_
     assert asked == [4]
 
 
+def test_a_rank_may_be_first_to_write_into_a_checkpoint(tmp_path):
+    from dunwu.checkpoint import load_pending, save_pending
+
+    folder = tmp_path / "checkpoint-1"  # rank 0 has not made it yet
+    save_pending(folder, 1, None, {"mark": 3})
+    assert load_pending(folder, 1, []) == (None, {"mark": 3})
+
+
 def test_a_dataset_that_lost_a_pending_row_is_refused(make_trainer, tmp_path):
     make_trainer(**RESUME | {"max_steps": 3}).train()
     trainer = make_trainer(rows=[{"prompt": "abc"}], **RESUME)

@@ -13,6 +13,7 @@ import json, os, sys
 import torch
 from dunwu import GRPOConfig, GRPOTrainer
 from dunwu.base import model_path
+from dunwu.collector import warn_of_other_rows
 
 torch.set_num_threads(1)
 
@@ -25,14 +26,23 @@ config = GRPOConfig(
     learning_rate=1e-3, tokens_per_micro_batch=100, loss_type=sys.argv[2], scale_rewards=sys.argv[3],
     beta=0.02, logging_steps=1, save_strategy="no", disable_tqdm=True,
 )
-trainer = GRPOTrainer(model_path(), shorter, config, rows)
+class Seen:
+    rows = []
+    def on_step(self, step):
+        self.rows.append(sorted(group.prompt.key for group in step.groups))
+
+trainer = GRPOTrainer(model_path(), shorter, config, rows, observers=[Seen()])
 trainer.train()
+warn_of_other_rows(trainer.prompts, config.world_size)
+print("SAME ROWS: SAID NOTHING")
+warn_of_other_rows(trainer.prompts[config.process_index:], config.world_size)
 if trainer.is_world_process_zero():
     weights = {name: float(p.detach().double().abs().sum()) for name, p in trainer.model.named_parameters()}
     wrapper = type(trainer.model_wrapped).__name__
     timed = ("time", "step_time", "train_", "epoch")
     logs = [{k: v for k, v in h.items() if not k.startswith(timed)} for h in trainer.state.log_history[:3]]
-    print("RESULT " + json.dumps({"world": config.world_size, "wrapper": wrapper, "weights": weights, "logs": logs}))
+    print("RESULT " + json.dumps({"world": config.world_size, "wrapper": wrapper, "weights": weights, "logs": logs,
+        "rows": Seen.rows}))
 """
 
 
@@ -49,6 +59,9 @@ def result(command: list[str], folder: Path, *options: str) -> dict[str, object]
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    before, _, after = done.stdout.partition("SAME ROWS: SAID NOTHING")
+    assert "different training rows" not in before
+    assert ("different training rows" in after) is ("torch.distributed.run" in command)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     found: dict[str, object] = json.loads(line.removeprefix("RESULT "))
     return found
@@ -63,6 +76,7 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path, options: tuple[str
     two = result(torchrun, tmp_path, *options)
     assert (one["world"], two["world"]) == (1, 2)
     assert two["wrapper"] == "DistributedDataParallel"
+    assert two["rows"] == one["rows"], "observers hear of every rank's groups"
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-5)
     for alone, together in zip(one["logs"], two["logs"], strict=True):  # type: ignore[call-overload]
         assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)

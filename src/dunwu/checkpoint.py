@@ -81,6 +81,7 @@ def save_pending(folder: str | Path, rank: int, pending: Pending | None, extra: 
             "updates_left": pending.updates_left,
             "metrics": pending.metrics,
         }
+    Path(folder).mkdir(parents=True, exist_ok=True)  # another rank makes it too, perhaps later
     torch.save(state, _file(folder, rank))
 
 

@@ -6,6 +6,8 @@ What it is not: the loop, the loss, or an engine.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -35,7 +37,7 @@ from dunwu.rollout import (
 )
 from dunwu.voice import voice
 
-__all__ = ["Collector", "prompts_of", "training_prompts"]
+__all__ = ["Collector", "prompts_of", "training_prompts", "warn_of_other_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,16 @@ class Collector:
             return []
         keys = {group.prompt.key for group in groups}
         return [group for group in gathered(groups, self.args.world_size) if group.prompt.key not in keys]
+
+
+def warn_of_other_rows(prompts: Sequence[Prompt], world_size: int) -> None:
+    """Say where processes hold different rows: each takes its share of a list that should be one."""
+    digest = hashlib.sha256("\0".join(prompt.text for prompt in prompts).encode()).hexdigest()
+    if len(set(gathered([digest], world_size))) > 1 and os.environ.get("RANK", "0") == "0":
+        voice().warning(
+            "the processes hold different training rows, so some are seen twice and others never: give the split or "
+            "the shuffle before it a seed"
+        )
 
 
 def prompts_of(

@@ -7,6 +7,7 @@ Names and meanings are TRL 1.16's where they mean the same. An option given expl
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, cast
@@ -53,6 +54,11 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
 
 _SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop_strings")
 """Options of transformers' `generate` that the engines have too."""
+
+
+def _warn(sentence: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(sentence)
 
 
 def _option(default: Any, help: str) -> Any:
@@ -205,15 +211,13 @@ class GRPOConfig(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = bf16_gpu and not self.fp16
         elif self.bf16 and not bf16_gpu:
-            logger.warning(
-                "bf16 was asked for, and this machine has no GPU that computes in it: training in float32."
-            )
+            _warn("bf16 was asked for, and this machine has no GPU that computes in it: training in float32.")
             self.bf16 = False
         if self.fp16 and not gpu:
-            logger.warning("fp16 was asked for, and there is no GPU: training in float32.")
+            _warn("fp16 was asked for, and there is no GPU: training in float32.")
             self.fp16 = False
         if self.tf32 and not gpu:
-            logger.warning("tf32 was asked for, and there is no GPU: it changes nothing here.")
+            _warn("tf32 was asked for, and there is no GPU: it changes nothing here.")
             self.tf32 = None
         if not gpu:
             self.dataloader_pin_memory = False

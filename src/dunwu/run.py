@@ -9,7 +9,9 @@ What it is not: a sandbox; the script does what it does.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import re
 import runpy
 import sys
 import traceback
@@ -17,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from dunwu.trl.names import HERE
 from dunwu.voice import voice
+from dunwu.words import nearest
 
 __all__ = ["add_arguments", "main", "run_script"]
 
@@ -91,12 +95,25 @@ def _as_main(path: Path, arguments: Sequence[str]) -> int:
     try:
         runpy.run_path(str(path), run_name="__main__")
     except Exception as error:  # the script's own mistakes look as Python shows them; ours are one sentence
-        if not (isinstance(error, ValueError | ImportError) and _is_ours(error.__traceback__)):
+        sentence = _in_a_sentence(error)
+        if sentence is None:
             sys.excepthook(type(error), error, error.__traceback__)
             return 1
-        print(f"dunwu run: {_where(error, path)}{error}", file=sys.stderr)
+        print(f"dunwu run: {_where(error, path)}{sentence}", file=sys.stderr)
         return 2
     return 0
+
+
+def _in_a_sentence(error: Exception) -> str | None:
+    """What a user's mistake in our arguments is told as; None for anything else."""
+    mistyped = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if isinstance(error, TypeError) and mistyped and mistyped[1] in HERE:
+        import dunwu.trl
+
+        known = inspect.signature(getattr(dunwu.trl, mistyped[1])).parameters
+        hint = nearest(mistyped[2], known)
+        return f"{mistyped[1]} has no argument {mistyped[2]!r}{hint if 'did you mean' in hint else ''}"
+    return str(error) if isinstance(error, ValueError | ImportError) and _is_ours(error.__traceback__) else None
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

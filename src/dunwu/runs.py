@@ -86,15 +86,22 @@ class Run:
         self.trainer.save_model()
         after = self.evaluate("after training")
         outcome = Outcome(folder=self.folder, seconds=seconds, before=before, after=after, steps=self.history.steps)
-        self._write(outcome)
+        if self.is_first:
+            self._write(outcome)
         return outcome
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process, of several, that writes and speaks."""
+        return bool(self.trainer.is_world_process_zero())
 
     def evaluate(self, when: str) -> Evaluation | None:
         """Held-out evaluation of the model as it is; None where the recipe asks for none."""
         section = self.recipe.evaluate
         if section is None:
             return None
-        voice().info(f"{when}: {len(self.held_out)} held-out prompts …")
+        if self.is_first:
+            voice().info(f"{when}: {len(self.held_out)} held-out prompts …")
         return evaluate(
             self.trainer.engine,
             self.task,

@@ -27,6 +27,7 @@ from transformers.trainer_utils import TrainOutput
 
 from dunwu import algorithm
 from dunwu.algorithm import Objective
+from dunwu.bell import Bell
 from dunwu.briefing import introduce, some_completions
 from dunwu.budget import budget_of
 from dunwu.checkpoint import (
@@ -37,7 +38,7 @@ from dunwu.checkpoint import (
     save_pending,
     whole_or_nothing,
 )
-from dunwu.collector import Collector, prompts_of, training_prompts
+from dunwu.collector import Collector, prompts_of, training_prompts, warn_of_other_rows
 from dunwu.config import GRPOConfig
 from dunwu.engines import best_engine
 from dunwu.forward import forward_logps, own_attention
@@ -45,8 +46,8 @@ from dunwu.ledger import Ledger
 from dunwu.observe import show_in_notebook
 from dunwu.policy import Reference, as_policy, bytes_to_save, no_bars, tokenizer_of
 from dunwu.prompts import PromptOrder
-from dunwu.ranks import part_at_exit
-from dunwu.records import Batch, Engine, Observer, Row, Step
+from dunwu.ranks import gathered, part_at_exit
+from dunwu.records import Batch, Engine, Group, Observer, Row, Step
 from dunwu.rewards import RewardRunner, reward_functions
 from dunwu.rollout import rollout_metrics
 from dunwu.trackers import guarded, log_completions, settled
@@ -83,6 +84,7 @@ class GRPOTrainer(Trainer):
     args: GRPOConfig
     model: Any
     _pending: Pending | None = None
+    _groups: Sequence[Group] = ()
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class GRPOTrainer(Trainer):
             train_dataset=cast(Any, self.prompts),
             eval_dataset=cast(Any, eval_dataset),
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), _Bell(self)],
+            callbacks=[*(callbacks or []), Bell(self._introduce, self._finish_step)],
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True
@@ -269,9 +271,9 @@ class GRPOTrainer(Trainer):
         """What `log` makes of transformers' figures: a step's own are added."""
         if "loss" not in logs:
             return logs
-        if self.args.log_completions and self.is_world_process_zero() and self._pending is not None:
-            voice().info(some_completions(self._pending.groups, self.args.num_completions_to_print))
-            log_completions(self.callback_handler.callbacks, self.state.global_step, self._pending.groups)
+        if self.args.log_completions and self.is_world_process_zero():
+            voice().info(some_completions(self._groups, self.args.num_completions_to_print))
+            log_completions(self.callback_handler.callbacks, self.state.global_step, self._groups)
         # Ours win: transformers' own sum of losses starts again at a resume.
         return {**logs, **self._ledger.means()}
 
@@ -362,13 +364,17 @@ class GRPOTrainer(Trainer):
         args, step = self.args, self.state.global_step
         if self.reference is not None and args.sync_ref_model and step % args.ref_model_sync_steps == 0:
             self.reference.move_towards(self.model, args.ref_model_mixup_alpha)
-        if self.is_world_process_zero() and self._pending is not None:
-            finished = Step(index=step, groups=tuple(self._pending.groups), metrics=self._ledger.latest())
+        if self._pending is None:
+            return
+        self._groups = gathered(self._pending.groups, args.world_size)
+        if self.is_world_process_zero():
+            finished = Step(index=step, groups=tuple(self._groups), metrics=self._ledger.latest())
             for observer in self.observers:
                 observer.on_step(finished)
 
     def _introduce(self) -> None:
         """What this run is, in words, before its first step."""
+        warn_of_other_rows(self.prompts, self.args.world_size)
         if self.is_world_process_zero():
             introduce(
                 self.args,
@@ -384,16 +390,3 @@ class GRPOTrainer(Trainer):
 def _runner(functions: list[Any], args: GRPOConfig) -> RewardRunner:
     on_error = cast(Any, args.on_reward_error)
     return RewardRunner(functions, weights=args.reward_weights, timeout=args.reward_timeout, on_error=on_error)
-
-
-class _Bell(TrainerCallback):
-    """Rings where transformers has callbacks and no method to override."""
-
-    def __init__(self, trainer: GRPOTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._introduce()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._finish_step()

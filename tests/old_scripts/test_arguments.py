@@ -103,6 +103,11 @@ def test_what_is_given_wins_over_the_defaults_of_then(tmp_path: Path) -> None:
     assert (config.beta, config.temperature, config.loss_type) == (0.0, 0.7, "dapo")
 
 
+def test_vllm_was_never_told_of_transformers_top_k(tmp_path: Path) -> None:
+    assert made(tmp_path, vllm_device="auto").top_k == 50
+    assert made(tmp_path, vllm_device="auto", use_vllm=True).top_k == 0
+
+
 def test_a_script_that_nothing_dates_gets_today_s_defaults(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="dunwu")
     config = made(tmp_path)
@@ -115,6 +120,7 @@ def test_the_time_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = made(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, num_generations=8)
     assert config.beta == 0.04
     assert config.prompts_per_step == 8, "0.14 counted prompts"
+    assert (made(tmp_path).prompts_per_step, made(tmp_path, gradient_accumulation_steps=2).prompts_per_step) == (8, 2)
     monkeypatch.setenv("DUNWU_TRL", "0.3")
     with pytest.raises(ValueError, match=r"no version of TRL between 0\.14 and 1\.16"):
         made(tmp_path)

@@ -30,7 +30,7 @@ def test_what_is_missing_is_named_with_its_line(source: str, said: list[str]) ->
     [
         "from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config\n",
         "from trl.trainer.grpo_trainer import GRPOTrainer\nfrom trl.trainer.utils import get_kbit_device_map\n",
-        "import trl\ntrl.GRPOTrainer\n",
+        "import trl\ntrl.GRPOTrainer\nprint(trl.__version__)\n",
         "from trl.scripts.utils import TrlParser, ScriptArguments\n",
         "from trlx import PPOTrainer\nself.trl.PPO\n",
     ],

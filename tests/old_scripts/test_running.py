@@ -136,6 +136,11 @@ def test_what_goes_wrong_is_a_sentence_where_it_is_ours_and_a_traceback_where_it
     assert config.returncode == 2
     assert "script.py, line 3: entropy_coef=0.1" in config.stderr
     assert "Traceback" not in config.stderr
+    mistyped = launch(tmp_path, "import trl\n\ntrl.GRPOConfig(output_dir='o', max_prompt_lenght=3)\n")
+    assert mistyped.returncode == 2
+    assert (
+        "line 3: GRPOConfig has no argument 'max_prompt_lenght'; did you mean 'max_prompt_length'?" in mistyped.stderr
+    )
     own = launch(tmp_path, "import sys\nprint(sys.argv, __name__)\n1 / 0\n", "--mine", "3")
     assert own.returncode == 1
     assert "['script.py', '--mine', '3'] __main__" in own.stdout

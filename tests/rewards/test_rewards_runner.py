@@ -78,6 +78,16 @@ def test_names_are_unique_and_come_from_functions_classes_and_partials() -> None
     assert RewardRunner(length).names == ("length",)
 
 
+def test_a_partial_may_have_a_name_of_its_own_and_still_be_async() -> None:
+    near = functools.partial(length, extra=1)
+    near.__name__ = "near_twenty"  # type: ignore[attr-defined]
+    later = functools.partial(length_later)
+    later.__name__ = "later"  # type: ignore[attr-defined]
+    runner = RewardRunner([near, later])
+    assert runner.names == ("near_twenty", "later")
+    assert scored(runner).values == scored(RewardRunner([functools.partial(length, extra=1), length_later])).values
+
+
 def test_sync_async_objects_and_partials_are_scored_in_order() -> None:
     scores = scored(RewardRunner([length_later, length, Shorter(), functools.partial(length, extra=1)]))
     assert scores.values[2] == (3.0, 3.0, -3.0, 3.0)

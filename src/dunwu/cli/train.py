@@ -29,7 +29,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     recipe = load_recipe(args.recipe, {**overrides, **({"resume": "true"} if args.resume else {})})
     from dunwu.runs import Run
 
-    print(report(Run(recipe).finish()))
+    training = Run(recipe)
+    outcome = training.finish()
+    if training.is_first:
+        print(report(outcome))
     return 0
 
 

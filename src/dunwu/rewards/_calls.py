@@ -71,10 +71,11 @@ class Plug:
         """Look at `function`; raises `ValueError` where it cannot be called."""
         if not callable(function):
             raise ValueError(f"A reward must be a function or an object with __call__; got {function!r:.100}.")
-        inner = function
+        named = inner = function
         while isinstance(inner, functools.partial):
             inner = inner.func
-        base = str(getattr(inner, "__name__", type(inner).__name__))
+            named = named if hasattr(named, "__name__") else inner  # a partial may have been given a name of its own
+        base = str(getattr(named, "__name__", type(named).__name__))
         wants, needs = _parameters(function)
         asynchronous = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
         return cls(name=_unique(base, taken), function=function, is_async=asynchronous, wants=wants, needs=needs)

@@ -45,7 +45,9 @@ def missing_names(source: str, filename: str) -> list[str]:
     except SyntaxError as error:
         raise ValueError(f"{filename}, line {error.lineno}: {error.msg}; mend the script first") from error
     found = {name: line for line, name in reversed(list(_used(tree)))}
-    missing = {name: line for name, line in found.items() if name not in HERE and name not in MODULES}
+    missing = {
+        name: line for name, line in found.items() if not (name in HERE or name in MODULES or name[:2] == "__")
+    }
     ordered = sorted(missing.items(), key=lambda item: item[1])
     return [f"{filename}, line {line}: {instead(name)}" for name, line in ordered]
 

@@ -23,6 +23,9 @@ _NOT_GIVEN = ("long_prompts", "num_generations", "num_completions_to_print", "sh
 """Options that TRL allows to be None; None then means what is left out means here."""
 
 
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+
+
 class _Settled(config.GRPOConfig):
     """Translates, then is a `dunwu.GRPOConfig`."""
 
@@ -69,19 +72,31 @@ def _date(settings: Settings) -> None:
         given["max_prompt_length"] = "0.27"
     version, because = era_of(given)
     today, then = defaults_of(TODAY), defaults_of(version)
+    if made.use_vllm and version == "0.15":
+        then["top_k"] = 0  # vLLM was never told of transformers' own
     taken = {}
     for name in DATED:
         if getattr(made, name) is None:
             settings.put(name, then[name])
             if then[name] != today[name]:
                 taken[name] = then[name]
-    if because == "--trl" and version == "0.14" and made.batch_unit == "auto":
-        settings.put("batch_unit", "prompts")
+    _batch_of_then(settings, asked=because == "--trl" and version == "0.14")
     if taken:
         settings.say(
             f"what is not given takes the default of TRL {version} ({_reason(because, version)}): "
             f"{', '.join(f'{name}={value!r}' for name, value in taken.items())}; today's: dunwu run --trl {TODAY}"
         )
+
+
+def _batch_of_then(settings: Settings, *, asked: bool) -> None:
+    """0.14 had a batch of 1 and 8 accumulations where none were given, and counted prompts."""
+    made = settings.config
+    if asked and made.batch_unit == "auto":
+        settings.put("batch_unit", "prompts")
+    for name, then in zip(_BATCH, (1, 8), strict=True):
+        if getattr(made, name) is None:
+            today = config.GRPOConfig.__dataclass_fields__[name].default
+            settings.put(name, then if asked else today)
 
 
 def _reason(because: str | None, version: str) -> str:
@@ -114,10 +129,11 @@ def _field_of(name: str, kind: Any) -> tuple[str, Any, Any]:
 def _old_fields() -> list[tuple[str, Any, Any]]:
     today = {f.name: f for f in fields(config.GRPOConfig)}
     assert all(today[name].default is not MISSING for name in _NOT_GIVEN)
-    kinds = {name: f"{today[name].type} | None" for name in (*DATED, *_NOT_GIVEN)}
     added = [_field_of(name, row.kind) for name, row in OLD.items() if name not in today]
+    kinds = {name: str(today[name].type).removesuffix(" | None") + " | None" for name in (*DATED, *_NOT_GIVEN)}
     kinds["scale_rewards"] = "str | None"  # the command line has one type an option
-    return added + [_field_of(name, kind.replace("| None | None", "| None")) for name, kind in kinds.items()]
+    kinds |= dict.fromkeys(_BATCH, "int | None")
+    return added + [_field_of(name, kind) for name, kind in kinds.items()]
 
 
 GRPOConfig = make_dataclass(

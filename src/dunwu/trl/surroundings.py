@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from dunwu.voice import voice
 
 __all__ = ["surround"]
 
+_SEED = 42
+"""A split without a seed draws from numpy's global state: the same on every process now, and after a resume."""
+
 
 def surround() -> None:
     """Have the changes made to each package once it is imported; `dunwu.trl.alias` calls this once."""
     settle_environment()
+    random.seed(_SEED)
+    after_import("numpy", lambda numpy: numpy.random.seed(_SEED))
     after_import("torch", _torch)
     after_import("transformers", _transformers)
     after_import("datasets", _datasets)

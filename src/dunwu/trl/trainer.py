@@ -22,6 +22,15 @@ from dunwu.voice import voice
 
 __all__ = ["GRPOTrainer", "old_names"]
 
+_OF_THE_OPTIONS = (
+    "num_generations",
+    "max_prompt_length",
+    "max_completion_length",
+    "beta",
+    "temperature",
+    "epsilon_high",
+)
+"""Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
 _NOT_HERE = {
     "tools": "tools are not here: rewards see one answer a prompt",
     "rollout_func": "write an Engine (dunwu.records.Engine) and give it to dunwu.GRPOTrainer(engine=…)",
@@ -73,6 +82,11 @@ class GRPOTrainer(trainer.GRPOTrainer):
             optimizers,
             peft_config,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_THE_OPTIONS and "args" in self.__dict__:
+            return getattr(self.args, name)
+        raise AttributeError(f"GRPOTrainer has no attribute {name!r}")
 
     @property
     def tokenizer(self) -> Any:

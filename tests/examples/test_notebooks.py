@@ -1,0 +1,203 @@
+"""The notebooks, executed in a real kernel with the model that comes with Dunwu and small rows.
+
+Only the cell with the parameters is another. The English ones are executed; that the Chinese ones have the same code
+is asserted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from dunwu.base import model_path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOKS = ("gsm8k", "step_by_step")
+PARAMETERS = """
+MODEL = {model!r}
+DATA = "data"
+OUTPUT = "out"
+STEPS = 2
+LENGTH = 40
+TEST_ROWS = 4
+"""
+OFTEN_SAID = ("17+17-9", "9+9-16")
+"""What the model often answers to the prompts below: gold answers that are sometimes hit."""
+
+
+def read(language: str, name: str) -> Any:
+    return nbformat.read(EXAMPLES / language / f"{name}.ipynb", as_version=4)
+
+
+def rows() -> list[dict[str, str]]:
+    numbers = [("3 14 17 = 51", "51"), ("2 5 9 = 16", "16"), ("4 6 10 = 20", "20"), ("1 2 3 = 6", "6")]
+    said = list(zip(("3 14 17 = 51", "2 5 9 = 16"), OFTEN_SAID, strict=True))
+    return [{"question": q, "answer": f"So it is.\n#### {a}"} for q, a in [*numbers, *said, *said]]
+
+
+def executed(name: str, folder: Path) -> Any:
+    """The English notebook after its run in `folder`, which raises where a cell does."""
+    from nbclient import NotebookClient
+
+    (folder / "data").mkdir()
+    for split in ("train", "test"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows())
+        (folder / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    notebook = read("en", name)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    cell.source = PARAMETERS.format(model=model_path())
+    where = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=180, kernel_name="python3", resources=where).execute()
+    return notebook
+
+
+def text_of(notebook: Any, cell_id: str) -> str:
+    """What a cell printed or returned, as text."""
+    (cell,) = [cell for cell in notebook.cells if cell.id == cell_id]
+    return "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
+
+
+def table_of(notebook: Any, cell_id: str) -> list[str]:
+    """Headings of the table under a cell that trains."""
+    (cell,) = [cell for cell in notebook.cells if cell.id == cell_id]
+    pages = [out["data"]["text/html"] for out in cell.outputs if "text/html" in out.get("data", {})]
+    (page,) = [page for page in pages if "<progress" in page]
+    assert "step 2/2" in page
+    return re.findall(r"<th[^>]*>([^<]*)</th>", page)
+
+
+def numbers_in(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)]
+
+
+slow_kernel = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the packages that run kernels
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+class TestGsm8k:
+    pytestmark = slow_kernel
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("gsm8k")
+
+    @pytest.fixture(scope="class")
+    def notebook(self, folder: Path) -> Any:
+        return executed("gsm8k", folder)
+
+    def test_the_model_is_shown_what_it_reads(self, notebook: Any) -> None:
+        assert "<|user|>What is 3 + 4?<|end|><|assistant|>" in text_of(notebook, "hello")
+
+    def test_the_table_of_rewards_shows_what_the_text_says_of_it(self, notebook: Any) -> None:
+        lines = text_of(notebook, "try-rewards").splitlines()
+        table = {line.split()[0]: numbers_in(line) for line in lines if "_" in line}
+        assert table["strict_format_reward_func"] == [0.5, 0.0, 0.0, 0.0, 0.0]
+        assert table["soft_format_reward_func"] == [0.0] * 5
+        assert table["correctness_reward_func"] == [2.0, 2.0, 0.0, 2.0, 0.0]
+        assert table["int_reward_func"] == [0.5, 0.5, 0.0, 0.5, 0.0]
+        assert table["reasoning_answer_format"] == [1.0, 1.0, 1.0, 0.0, 0.0]
+        assert table["number_matches"] == [1.0, 1.0, 1.0, 0.0, 0.0]
+
+    def test_the_run_shows_each_reward_apart_and_takes_steps(self, notebook: Any, folder: Path) -> None:
+        heads = table_of(notebook, "go")
+        assert {"reasoning_answer_tags", "number_matches", "dead groups", "cut"} <= set(heads)
+        lines = (folder / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        steps = [json.loads(line) for line in lines]
+        assert len(steps) == 2 and all(step["grad_norm"] > 0 and step["num_completions"] == 64 for step in steps)
+
+    def test_what_is_promised_is_there(self, notebook: Any, folder: Path) -> None:
+        for name in ("model.safetensors", "tokenizer.json", "rollouts.jsonl", "curves.png"):
+            assert (folder / "out" / name).is_file(), name
+        (curves,) = [cell for cell in notebook.cells if cell.id == "curves"]
+        assert any("image/png" in out.get("data", {}) for out in curves.outputs)
+        assert "4 prompts, 1 samples each (± one standard error)" in text_of(notebook, "measure-before")
+        lines = text_of(notebook, "measure-after").splitlines()
+        assert [line.split()[0] for line in lines] == ["strict", "lenient", "formatted", "tokens"]
+        assert all(line.count("±") == 2 for line in lines[:3])
+
+
+class TestStepByStep:
+    pytestmark = slow_kernel
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("step_by_step")
+
+    @pytest.fixture(scope="class")
+    def notebook(self, folder: Path) -> Any:
+        return executed("step_by_step", folder)
+
+    def test_the_generation_prompt_is_the_difference(self, notebook: Any) -> None:
+        without, given = text_of(notebook, "template-four-ways").strip().split("\n\n")
+        assert without.splitlines()[1].endswith("2 + 3?<|end|>'")
+        assert given.splitlines()[1].endswith("2 + 3?<|end|><|assistant|>'")
+        assert "38 ids: [2," in without and "39 ids: [2," in given and given.endswith(", 1, 4]")
+
+    def test_one_response_earns_what_the_text_says(self, notebook: Any) -> None:
+        lines = text_of(notebook, "one-response").splitlines()
+        table = {line.split()[0]: numbers_in(line) for line in lines}
+        assert table["strict_format_reward_func"] == [0.5, 0.0]
+        assert table["sum"] == [3.5, 3.0]
+
+    def test_advantages_by_hand_are_those_of_the_library(self, notebook: Any) -> None:
+        by_hand, ours, total = text_of(notebook, "by-hand").splitlines()
+        deviation = math.sqrt((1.25**2 + 0.75**2) * 2 / 3) + 1e-4
+        expected = [-1.25, -0.75, 0.75, 1.25]
+        assert numbers_in(ours) == pytest.approx([e / deviation for e in expected] + [0.0] * 4, abs=6e-5)
+        assert numbers_in(by_hand) == numbers_in(ours)
+        assert numbers_in(total) == [0.0, 0.0]
+
+    def test_the_loss_is_zero_and_the_gradient_is_not(self, notebook: Any) -> None:
+        text = text_of(notebook, "zero-loss")
+        assert "mean over each sequence: loss +0.0000, gradient norm 0.3009" in text
+        assert "mean over each token: loss +0.0233" in text
+        deviation = math.sqrt(4.25 / 3) + 1e-4  # −A / (length × completions), for the first: 1.25 / deviation / 8
+        assert f"{1.25 / deviation / 8:.4f}" in text
+
+    def test_the_run_reads_the_batch_as_completions_and_shows_the_five_rewards(self, notebook: Any) -> None:
+        assert "4 prompts × 16 completions = 64 a step" in text_of(notebook, "trainer")
+        assert {"xmlcount_reward_func", "correctness_reward_func"} <= set(table_of(notebook, "trainer"))
+        lines = text_of(notebook, "look").splitlines()
+        assert len(lines) == 8 and "'frac_reward_zero_std': " in lines[-1]
+
+    def test_the_saved_folder_answers_with_its_special_tokens_shown(self, notebook: Any, folder: Path) -> None:
+        assert (folder / "out/model.safetensors").is_file()
+        for cell in ("ask", "saved"):
+            text = text_of(notebook, cell)
+            assert "Joy can read 8 pages" in text and "<|end|><|assistant|>▶" in text
+            assert re.search(r"tokens, ended by (stop|length)", text)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_both_languages_have_the_same_cells_and_the_same_code(name: str) -> None:
+    english, chinese = read("en", name), read("zh", name)
+    assert english.metadata == chinese.metadata
+    assert len(english.cells) == len(chinese.cells) <= 25
+    for one, other in zip(english.cells, chinese.cells, strict=True):
+        assert (one.id, one.cell_type, one.metadata) == (other.id, other.cell_type, other.metadata)
+        if one.cell_type == "code":
+            assert one.source == other.source
+            assert one.outputs == other.outputs == [] and one.execution_count is None
+        else:
+            assert one.source != other.source and re.search("[一-鿿]", other.source)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_begins_with_its_parameters_and_holds_no_key(name: str) -> None:
+    notebook = read("en", name)
+    nbformat.validate(notebook)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert first.metadata.tags == ["parameters"]
+    given = {line.split(" = ")[0] for line in first.source.splitlines()}
+    replaced = {line.split(" = ")[0] for line in PARAMETERS.strip().splitlines()}
+    assert given <= replaced
+    assert not re.search(r"login\(|key=", json.dumps(notebook))
