@@ -126,3 +126,11 @@ def test_a_script_may_add_options_to_the_config(tmp_path: Path) -> None:
     assert (training.beta, training.benchmarks) == (0.1, ["a", "b"])
     assert training.model_init_kwargs == {"trust_remote_code": True}
     assert model.trust_remote_code is True, "both classes have it, and both get it"
+
+
+def test_reading_a_command_line_leaves_the_classes_as_they_were() -> None:
+    from dunwu.config import GRPOConfig as Today
+
+    before = {name: field.type for name, field in Today.__dataclass_fields__.items()}
+    TrlParser((GRPOConfig, ModelConfig))
+    assert {name: field.type for name, field in Today.__dataclass_fields__.items()} == before

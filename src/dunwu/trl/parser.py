@@ -44,6 +44,13 @@ class TrlParser(HfArgumentParser):
             if action.type is string_to_bool and action.nargs is None:
                 action.nargs, action.const = "?", True  # `--bf16` alone must do, as it did
 
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        """Transformers' own writes simpler types into the fields, which the classes share with all that inherit."""
+        types = [(f, f.type) for f in fields(dtype)]
+        super()._add_dataclass_arguments(dtype)
+        for shared, kind in types:
+            shared.type = kind
+
     def parse_args_and_config(
         self,
         args: Iterable[str] | None = None,

@@ -48,12 +48,36 @@ before, one with `max_prompt_length` of 0.27 or before. A script that nothing da
 then is printed.
 """
 
+_AROUND: Final = """## What else an old script finds
+
+Only in a process that runs one, and said the first time it does something:
+
+- without CUDA, `.to("cuda")`, `.cuda()` and `device_map="cuda"` go to what the machine has; flash attention that is
+  not installed is `sdpa`;
+- `torch_dtype` in `from_pretrained` is `dtype`; `apply_chat_template` gives the list of ids that transformers 4 gave;
+- two dataclasses may share an option's name (`project`, `trust_remote_code`): both get its value;
+- names of models and data are looked up by `source` (`dunwu run --source modelscope`), and what cannot be had is said
+  at once;
+- `wandb.login`, `wandb.init`, `swanlab.login`, `swanlab.init` without a key or a network go on offline; a literal
+  key in the script is warned of, by its line;
+- Python's and numpy's random numbers start from seed 42 on every process, so that a split without a seed is the same
+  for all of them and after a resume;
+- `completion_length` and `rewards/<function>` are logged beside today's names.
+
+A launcher comes before any of this: `accelerate launch --config_file deepspeed_zero3.yaml` stops where DeepSpeed is
+not installed. Leave the file out: `accelerate launch --multi_gpu --num_processes 2 --num_machines 1
+--mixed_precision no --dynamo_backend no -m dunwu.run script.py …` (on CPUs with `ACCELERATE_USE_CPU=true` before
+it).
+"""
+
 _VERSIONS: Final = ("0.15", "0.17", "0.18", "0.21", "0.25", "1.9", "1.16")
 
 
 def page() -> str:
     """The whole page, in Markdown."""
-    return "\n".join([_INTRO, _names(), _BATCH, _ERAS, _defaults(), "", "## One by one", "", _arguments(), ""])
+    return "\n".join(
+        [_INTRO, _names(), _BATCH, _ERAS, _defaults(), "", _AROUND, "## One by one", "", _arguments(), ""]
+    )
 
 
 def _names() -> str:
