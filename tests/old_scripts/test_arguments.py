@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 from transformers import TrainingArguments
 
 from dunwu.trl import GRPOConfig, ModelConfig, ScriptArguments
@@ -46,7 +48,11 @@ def made(tmp_path: Path, **options: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["GRPOConfig", "TrainingArguments"])
 def test_every_field_that_ever_was_is_a_field_now(kind: str) -> None:
-    missing = set(THEN[kind]) - set(GRPOConfig.__dataclass_fields__)
+    here = Version(transformers.__version__)
+    known = {
+        name for name, span in THEN[kind].items() if kind == "GRPOConfig" or Version(span.split("..")[0]) <= here
+    }
+    missing = known - set(GRPOConfig.__dataclass_fields__)
     assert missing == set(), f"no answer to {sorted(missing)}"
 
 
