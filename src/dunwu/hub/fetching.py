@@ -222,7 +222,7 @@ def _bring_one(listing: Listing, file: File, folder: Path, stop: threading.Event
     """One large file, by the client's own request and bar, from where its part file ends."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     part = _part(folder, file)
     if _size(part) > file.size:
