@@ -85,6 +85,7 @@ class GRPOTrainer(Trainer):
     model: Any
     _pending: Pending | None = None
     _groups: Sequence[Group] = ()
+    _is_heard = True
 
     def __init__(
         self,
@@ -366,7 +367,7 @@ class GRPOTrainer(Trainer):
             self.reference.move_towards(self.model, args.ref_model_mixup_alpha)
         if self._pending is None:
             return
-        self._groups = gathered(self._pending.groups, args.world_size)
+        self._groups = gathered(self._pending.groups, args.world_size) if self._is_heard else ()
         if self.is_world_process_zero():
             finished = Step(index=step, groups=tuple(self._groups), metrics=self._ledger.latest())
             for observer in self.observers:
@@ -375,6 +376,9 @@ class GRPOTrainer(Trainer):
     def _introduce(self) -> None:
         """What this run is, in words, before its first step."""
         warn_of_other_rows(self.prompts, self.args.world_size)
+        # Sending rollouts around is not free; an observer on one rank is reason enough for all.
+        listens = bool(self.observers or self.args.log_completions)
+        self._is_heard = any(gathered([listens], self.args.world_size))
         if self.is_world_process_zero():
             introduce(
                 self.args,
