@@ -195,3 +195,12 @@ def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(ho
 
 def _on_disk(folder: Path) -> int:
     return max((path.stat().st_size for path in folder.rglob("*") if path.is_file()), default=0)
+
+
+@pytest.mark.parametrize("path", ["../escape.txt", "/etc/passwd", "a/../../b", "..\\b"])
+def test_a_listed_path_that_leads_out_of_the_folder_is_refused(path: str) -> None:
+    from dunwu.hub.listing import File
+
+    with pytest.raises(ValueError, match="outside of the folder"):
+        File(path=path, size=1, sha256=None, git_sha1=None)
+    assert File(path="a/b..c.txt", size=1, sha256=None, git_sha1=None).path == "a/b..c.txt"

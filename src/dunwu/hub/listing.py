@@ -43,6 +43,13 @@ class File:
     git_sha1: str | None
     """Git's name for the blob; None where sha256 is known, or the hub names no hash at all."""
 
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.path:
+            raise ValueError(
+                f"the hub lists a file {self.path!r}, which would lie outside of the folder; do not trust it"
+            )
+
     def is_whole(self, folder: Path) -> bool:
         """Whether it lies below `folder` with the hub's size and hash."""
         path = folder / self.path
