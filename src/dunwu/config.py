@@ -211,10 +211,10 @@ class GRPOConfig(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = bf16_gpu and not self.fp16
         elif self.bf16 and not bf16_gpu:
-            _warn("bf16 was asked for, and this machine has no GPU that computes in it: training in float32.")
+            _warn("bf16 was asked for, and no GPU here computes in it: no autocast, the weights' own dtype instead.")
             self.bf16 = False
         if self.fp16 and not gpu:
-            _warn("fp16 was asked for, and there is no GPU: training in float32.")
+            _warn("fp16 was asked for, and there is no GPU: no autocast, the weights' own dtype instead.")
             self.fp16 = False
         if self.tf32 and not gpu:
             _warn("tf32 was asked for, and there is no GPU: it changes nothing here.")
