@@ -97,6 +97,12 @@ def workplace(tmp_path: Path, hub: HubServer) -> Workplace:
     return Workplace(tmp_path, hub)
 
 
+@pytest.fixture
+def workplace_on(tmp_path: Path) -> Callable[[HubServer], Workplace]:
+    """A user's folder, empty, with another hub."""
+    return lambda hub: Workplace(tmp_path, hub)
+
+
 @pytest.fixture(scope="session")
 def has_old_names() -> Callable[..., None]:
     """Checks one step's figures: TRL 0.14's names beside today's, with the same values."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from hub_server import HubServer
 
 REWARDS = (
     "xmlcount_reward_func",
@@ -51,6 +58,67 @@ def test_the_course_runs_unmodified_says_what_it_replaced_and_resumes(workplace:
     assert f"--resume: going on from {OUT}/checkpoint-3" in again
     assert "Question:\n" not in again, "nothing was left to do"
     assert (workplace.folder / OUT / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.slow
+def test_the_course_killed_after_its_first_checkpoint_goes_on_from_it(
+    tmp_path: Path, hub: HubServer, workplace_on: Any
+) -> None:
+    """The course saves every 100 steps, so it gets a dataset of 105 steps here."""
+    repositories = {key: repository.folder for key, repository in hub.repositories.items()}
+    data = ("dataset", "openai/gsm8k")
+    with HubServer({**repositories, data: _many_times(repositories[data], tmp_path / "gsm8k", 35)}) as longer:
+        workplace = workplace_on(longer)
+        workplace.has("t1_course.py")
+        _kill_once_there(workplace, workplace.folder / OUT / "checkpoint-100" / "trainer_state.json")
+        assert not (workplace.folder / OUT / "checkpoint-105").exists()
+        again = workplace.run("dunwu", "run", "--resume", "t1_course.py")
+    assert f"--resume: going on from {OUT}/checkpoint-100" in again
+    assert "105 steps an epoch of 420 prompts, 105 in this run" in again
+    assert again.count("Question:\n") == 5
+    steps = workplace.steps(f"{OUT}/checkpoint-105")
+    assert [step["step"] for step in steps] == list(range(1, 106))
+    assert (workplace.folder / OUT / "model.safetensors").exists()
+
+
+def _many_times(folder: Path, bigger: Path, times: int) -> Path:
+    from datasets import Dataset, concatenate_datasets
+
+    (bigger / "main").mkdir(parents=True)
+    (bigger / "README.md").write_bytes((folder / "README.md").read_bytes())
+    for file in (folder / "main").glob("*.parquet"):
+        rows = Dataset.from_parquet(str(file), cache_dir=str(bigger.parent / "cache"))
+        concatenate_datasets([rows] * times).to_parquet(str(bigger / "main" / file.name))
+    return bigger
+
+
+def _kill_once_there(workplace: Any, file: Path) -> None:
+    command = [sys.executable, "-m", "dunwu.run", "t1_course.py"]
+    log = (workplace.folder.parent / "log.txt").open("w", encoding="utf-8")
+    with (
+        log,
+        subprocess.Popen(
+            command,
+            cwd=workplace.folder,
+            env=workplace.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        deadline = time.monotonic() + 300
+        while not _is_json(file) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert file.exists(), (workplace.folder.parent / "log.txt").read_text(encoding="utf-8")[-3000:]
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_saved_whole(workplace: Any) -> None:
