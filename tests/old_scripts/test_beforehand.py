@@ -7,6 +7,8 @@ import pytest
 from dunwu.trl.beforehand import missing_names, source_of
 from dunwu.trl.names import HERE, instead
 
+IMAGES = " is for images, which are not in Dunwu: prompts are text or chat messages"
+
 
 @pytest.mark.parametrize(
     ("source", "said"),
@@ -17,6 +19,14 @@ from dunwu.trl.names import HERE, instead
         ("from trl.trainer.ppo_trainer import PPOTrainer\n", ["line 1: trl.trainer.ppo_trainer"]),
         ("from trl.trainer import RLOOTrainer\n", ["line 1: trl.RLOOTrainer"]),
         ("import trl.extras.vllm_client\n", ["line 1: trl.extras.vllm_client"]),
+        (
+            "from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration\n",
+            [f"line 1: transformers.Qwen2VLForConditionalGeneration{IMAGES}"],
+        ),
+        (
+            "from transformers import AutoModelForVision2Seq\nfrom trl import GRPOTrainer\n",
+            [f"line 1: transformers.AutoModelForVision2Seq{IMAGES}"],
+        ),
         ("def late():\n    from trl import KTOTrainer\n", ["line 2: trl.KTOTrainer"]),
     ],
 )
@@ -32,6 +42,7 @@ def test_what_is_missing_is_named_with_its_line(source: str, said: list[str]) ->
         "from trl.trainer.grpo_trainer import GRPOTrainer\nfrom trl.trainer.utils import get_kbit_device_map\n",
         "import trl\ntrl.GRPOTrainer\nprint(trl.__version__)\n",
         "from trl.scripts.utils import TrlParser, ScriptArguments\n",
+        "try:\n    from trl import DPOTrainer\nexcept ImportError:\n    DPOTrainer = None\n",
         "from trlx import PPOTrainer\nself.trl.PPO\n",
     ],
 )

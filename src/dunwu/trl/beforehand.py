@@ -1,4 +1,4 @@
-"""What can be said of a script before a line of it runs: names of TRL that Dunwu lacks.
+"""What can be said of a script before a line of it runs: names that Dunwu lacks.
 
 What it is: a look at the script's text, by `ast`; it takes milliseconds, where the script's own imports take seconds
 and its models minutes.
@@ -8,12 +8,17 @@ What it is not: a linter; what is imported in roundabout ways is met when it is 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from dunwu.trl.names import HERE, MODULES, instead
 
 __all__ = ["missing_names", "source_of"]
+
+_IMAGES = re.compile(r"Vision|ImageTextToText|VLFor|VLModel|Llava|Idefics|PaliGemma|SmolVLM|Pixtral")
+"""Classes of transformers that read images."""
+_NO_IMAGES = "transformers.{} is for images, which are not in Dunwu: prompts are text or chat messages"
 
 
 def source_of(path: Path) -> str:
@@ -35,7 +40,7 @@ def source_of(path: Path) -> str:
 
 
 def missing_names(source: str, filename: str) -> list[str]:
-    """A sentence for each name of TRL that the script uses and Dunwu lacks, with its line.
+    """A sentence for each name that the script uses and Dunwu lacks (TRL's, and models of images), with its line.
 
     Raises:
         ValueError: for a script that is not Python.
@@ -44,12 +49,32 @@ def missing_names(source: str, filename: str) -> list[str]:
         tree = ast.parse(source, filename)
     except SyntaxError as error:
         raise ValueError(f"{filename}, line {error.lineno}: {error.msg}; mend the script first") from error
-    found = {name: line for line, name in reversed(list(_used(tree)))}
-    missing = {
-        name: line for name, line in found.items() if not (name in HERE or name in MODULES or name[:2] == "__")
-    }
-    ordered = sorted(missing.items(), key=lambda item: item[1])
-    return [f"{filename}, line {line}: {instead(name)}" for name, line in ordered]
+    tree = _Certain().visit(tree)
+    said = [(line, instead(name)) for line, name in _used(tree) if not _is_here(name)]
+    said += [(line, _NO_IMAGES.format(name)) for line, name in _made_for_images(tree)]
+    first: dict[str, int] = {}
+    for line, sentence in sorted(said):
+        first.setdefault(sentence, line)
+    return [f"{filename}, line {line}: {sentence}" for sentence, line in first.items()]
+
+
+class _Certain(ast.NodeTransformer):
+    """Leaves out what is tried: the script has thought of its failing."""
+
+    def visit_Try(self, node: ast.Try) -> ast.Try:
+        node.body = [ast.Pass()]
+        self.generic_visit(node)
+        return node
+
+
+def _is_here(name: str) -> bool:
+    return name in HERE or name in MODULES or name.startswith("__")
+
+
+def _made_for_images(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module == "transformers":
+            yield from ((node.lineno, alias.name) for alias in node.names if _IMAGES.search(alias.name))
 
 
 def _used(tree: ast.Module) -> Iterator[tuple[int, str]]:
