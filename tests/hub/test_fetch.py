@@ -153,7 +153,7 @@ def test_every_refusal_is_a_sentence(home: Any, dead: str) -> None:
     start = time.monotonic()
     (off,) = fetched(home, (MODEL, "g", {}), HF_ENDPOINT=dead, MODELSCOPE_ENDPOINT=dead)
     assert f"{dead} cannot be reached from here" in off and "--source modelscope" in off
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 40, "seconds, where the clients alone take minutes"
 
 
 def test_auto_fetches_from_modelscope_when_the_first_hub_is_down(home: Any, folders: Any, dead: str) -> None:
