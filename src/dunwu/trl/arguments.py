@@ -110,8 +110,8 @@ _VLLM: Final = (
     _aside("vllm_tensor_parallel_size", "TRL 0.18–", WHOLE, IN_PROCESS),
     _aside("cache_implementation", "TRL 0.16–", TEXT, IN_PROCESS),
     _aside("use_transformers_paged", "TRL 0.20–", SWITCH, IN_PROCESS, False),
-    _aside("use_transformers_continuous_batching", "TRL 1.8–", SWITCH, IN_PROCESS, False),
-    _aside("transformers_continuous_batching_config", "TRL 1.8–", ANY, IN_PROCESS),
+    _aside("use_transformers_continuous_batching", "TRL 1.7–", SWITCH, IN_PROCESS, False),
+    _aside("transformers_continuous_batching_config", "TRL 1.7–", ANY, IN_PROCESS),
     _aside("ds3_gather_for_generation", "TRL 0.15–", SWITCH, NOT_GATHERED, True),
     _aside("vllm_importance_sampling_correction", "TRL 0.23–", SWITCH, NO_GAP),
     _aside("vllm_importance_sampling_mode", "TRL 0.26–", TEXT, NO_GAP),
@@ -162,7 +162,7 @@ _LOSS: Final = (
         "sum_then_normalize",
     ),
     _aside(
-        "router_aux_loss_coef", "TRL 1.8–", NUMBER, "no balance loss is added for mixtures of experts", 0.0, 0.001
+        "router_aux_loss_coef", "TRL 1.7–", NUMBER, "no balance loss is added for mixtures of experts", 0.0, 0.001
     ),
     _aside("use_liger_loss", "TRL 0.17–0.27", SWITCH, "the loss never holds all logits anyway", False),
     _aside("cast_lm_head_to_fp32", "TRL 0.25–", SWITCH, "log-probabilities are float32 anyway", False),
@@ -175,13 +175,13 @@ _LOSS: Final = (
 
 _SAID: Final = (
     _aside("pad_to_multiple_of", "TRL 1.0–", ANY, NO_PADDING, "auto"),
-    _aside("log_multimodal", "TRL 1.10–", SWITCH, "there are no images here", True, False),
+    _aside("log_multimodal", "TRL 1.9–", SWITCH, "there are no images here", True, False),
     _aside("log_unique_prompts", "TRL 0.26–", SWITCH, "tables hold every rollout, each with its prompt", False),
     _aside("wandb_log_unique_prompts", "TRL 0.17–0.26", SWITCH, "tables hold every rollout", False, until="0.26"),
     _aside("log_completions_hub_repo", "TRL 0.28–", TEXT, "nothing is uploaded; completions go to trackers"),
     Old(
         name="trust_remote_code",
-        when="TRL 1.8–",
+        when="TRL 1.7–",
         kind=SWITCH,
         now="`model_init_kwargs={'trust_remote_code': True}`",
         act=model_option("trust_remote_code"),

@@ -21,9 +21,8 @@ __all__ = ["GRPOConfig"]
 
 _NOT_GIVEN = ("long_prompts", "num_generations", "num_completions_to_print", "shuffle_dataset")
 """Options that TRL allows to be None; None then means what is left out means here."""
-
-
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Options that 0.14 had other defaults for; None: not given."""
 
 
 class _Settled(config.GRPOConfig):
