@@ -79,15 +79,15 @@ def made_model(args: argparse.Namespace) -> Any:
 
 def tokenizer() -> Any:
     """The embedded model's: its ids are a part of the vocabulary, and the others decode to nothing."""
-    from dunwu.base import model_path
-    from dunwu.policy import load_tokenizer
+    from dunwu.embedded import model_path
+    from dunwu.model.loading import load_tokenizer
 
     return load_tokenizer(str(model_path()))
 
 
 def prompts(args: argparse.Namespace) -> list[Any]:
     """Four prompts of 100 to 130 random tokens."""
-    from dunwu.records import Prompt
+    from dunwu.core.records import Prompt
 
     dice = torch.Generator().manual_seed(1)
     return [
@@ -135,7 +135,7 @@ def wait(args: argparse.Namespace) -> None:
 
 def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
     """The same tokens with and without graphs, before and after the weights change."""
-    from dunwu.records import Sampling
+    from dunwu.core.records import Sampling
 
     model = made_model(args)
     replayed, plain = made_engine(model, args), made_engine(model, args)
@@ -161,7 +161,7 @@ def rollouts(args: argparse.Namespace) -> list[list[str]]:
     """4 × 16 completions, beside `generate` as TRL calls it."""
     from transformers import GenerationConfig
 
-    from dunwu.records import Sampling
+    from dunwu.core.records import Sampling
 
     model = made_model(args).eval()
     engine = made_engine(model, args)
@@ -187,7 +187,7 @@ def rollouts(args: argparse.Namespace) -> list[list[str]]:
 
 def decoding_step(args: argparse.Namespace) -> list[list[str]]:
     """One token for 64 rows, beside the time its bytes take at the bandwidth of a copy."""
-    from dunwu.records import Sampling
+    from dunwu.core.records import Sampling
 
     engine = made_engine(made_model(args).eval(), args)
     config = engine.model.config
@@ -323,9 +323,9 @@ def start(args: argparse.Namespace) -> list[list[str]]:
 
 def first_completion(args: argparse.Namespace) -> None:
     """What `start` times."""
+    from dunwu.core.records import Sampling
     from dunwu.engines import FastEngine
-    from dunwu.policy import load_policy, load_tokenizer
-    from dunwu.records import Sampling
+    from dunwu.model.loading import load_policy, load_tokenizer
 
     model = load_policy(str(args.first)).to(args.device)
     engine = FastEngine(model, load_tokenizer(str(args.first)), autocast=autocast(args), native=False)

@@ -22,8 +22,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dunwu.recipe import load_recipe
-from dunwu.runs import Run
+from dunwu.recipes.experiment import Run
+from dunwu.recipes.recipe import load_recipe
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

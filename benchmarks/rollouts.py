@@ -63,9 +63,9 @@ def main() -> None:
 
 def write_job(args: argparse.Namespace, name: str) -> None:
     """Prompts as ids, and a model's folder, for sides that cannot import Dunwu."""
-    from dunwu.base import model_path
-    from dunwu.prompts import build_prompts
-    from dunwu.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+    from dunwu.embedded import model_path
+    from dunwu.recipes.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+    from dunwu.rollout.prompts import build_prompts
 
     recipe = load_recipe("quickstart")
     task = make_task(recipe)
@@ -80,8 +80,8 @@ def twin(folder: Path) -> str:
     import torch
     from transformers import AutoConfig, Qwen2ForCausalLM
 
-    from dunwu.base import model_path
-    from dunwu.policy import load_tokenizer
+    from dunwu.embedded import model_path
+    from dunwu.model.loading import load_tokenizer
 
     config = AutoConfig.from_pretrained(model_path())
     config.num_attention_heads, config.num_key_value_heads = 2, 1
@@ -149,9 +149,9 @@ def ours(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
     """The fast engine."""
     import torch
 
+    from dunwu.core.records import Prompt, Sampling
     from dunwu.engines import FastEngine
-    from dunwu.policy import load_policy, load_tokenizer
-    from dunwu.records import Prompt, Sampling
+    from dunwu.model.loading import load_policy, load_tokenizer
 
     torch.set_num_threads(args.threads)
     engine = FastEngine(load_policy(job["model"]), load_tokenizer(job["model"]))
@@ -169,7 +169,7 @@ def transformers_generate(job: dict[str, Any], args: argparse.Namespace) -> Call
     import torch
     from transformers import GenerationConfig
 
-    from dunwu.policy import load_policy, load_tokenizer
+    from dunwu.model.loading import load_policy, load_tokenizer
 
     torch.set_num_threads(args.threads)
     model, tokenizer = load_policy(job["model"]).eval(), load_tokenizer(job["model"])

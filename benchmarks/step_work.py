@@ -52,7 +52,7 @@ def main() -> None:
 
 def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, limit: int, dead: float = 0.0) -> Any:
     """Groups of random tokens; the first `dead` share of them has advantage 0 throughout."""
-    from dunwu.records import Completion, Group, Prompt, Rollout
+    from dunwu.core.records import Completion, Group, Prompt, Rollout
 
     dice = random.Random(0)
 
@@ -82,16 +82,16 @@ def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, l
 
 def embedded_model() -> Any:
     """The model that the package carries."""
-    from dunwu.base import model_path
-    from dunwu.policy import load_policy
+    from dunwu.embedded import model_path
+    from dunwu.model.loading import load_policy
 
     return load_policy(str(model_path()))
 
 
 def step(model: Any, groups: Any, *, shared: bool = True) -> Callable[[], int]:
     """A step's packing, forward and backward passes; gives the tokens that were trained on."""
-    from dunwu.forward import forward_logps, own_attention, padded_logps
-    from dunwu.rollout import pack
+    from dunwu.model.logprobs import forward_logps, own_attention, padded_logps
+    from dunwu.rollout.micro_batches import pack
 
     def run() -> int:
         batches = pack(groups, aggregation="token", tokens=8192, skip_zero_advantage=True, shared_prompts=shared)
@@ -172,9 +172,9 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    import dunwu.head
-    from dunwu.forward import forward_logps, own_attention
-    from dunwu.rollout import pack
+    import dunwu.model.lm_head
+    from dunwu.model.logprobs import forward_logps, own_attention
+    from dunwu.rollout.micro_batches import pack
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -190,7 +190,7 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
         )
     )
     if args.full_logits:
-        dunwu.head.linear_logps = full_logits  # type: ignore[assignment]
+        dunwu.model.lm_head.linear_logps = full_logits  # type: ignore[assignment]
     groups = made_groups(prompts=2, completions=8, prompt_tokens=64, mean=100_000, limit=512)
     batches = pack(groups, aggregation="token", tokens=100_000)
     before = resident("VmRSS")

@@ -94,7 +94,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from dunwu.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+    from dunwu.recipes.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
 
     torch.set_num_threads(args.threads)
     recipe = load_recipe("quickstart")
@@ -148,9 +148,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dict[str, float]:
     """Greedy and sampled accuracy on the held-out split: the same code for both sides."""
     from dunwu.engines import best_engine
-    from dunwu.evaluation import evaluate
-    from dunwu.prompts import build_prompts
-    from dunwu.recipe import prompt_rows
+    from dunwu.recipes.evaluation import evaluate
+    from dunwu.recipes.recipe import prompt_rows
+    from dunwu.rollout.prompts import build_prompts
 
     prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
     limit = recipe.train["max_completion_length"]
@@ -161,8 +161,8 @@ def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dic
 def dunwu_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, folder: Path, args: Any) -> Any:
     """Ours, as the recipe says, with a constant learning rate: both sides are stopped by the clock."""
     from dunwu import GRPOTrainer
-    from dunwu.policy import load_policy
-    from dunwu.recipe import make_config, model_source
+    from dunwu.model.loading import load_policy
+    from dunwu.recipes.recipe import make_config, model_source
 
     more = {"output_dir": str(folder), "seed": args.seed, "lr_scheduler_type": "constant_with_warmup"}
     config = make_config(recipe, **more, max_steps=100_000, disable_tqdm=True)
@@ -181,8 +181,8 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from dunwu.policy import load_policy
-    from dunwu.recipe import model_source
+    from dunwu.model.loading import load_policy
+    from dunwu.recipes.recipe import model_source
 
     train = {k: v for k, v in recipe.train.items() if k not in ("prompts_per_step", "save_strategy", "output_dir")}
     batch = recipe.train["prompts_per_step"] * recipe.train["num_generations"]

@@ -84,10 +84,10 @@ from IPython.display import Image
 
 from dunwu import GRPOConfig, GRPOTrainer, Sampling, evaluate, get_task
 from dunwu.engines import best_engine
-from dunwu.observe import History, RolloutLog, draw_curves
-from dunwu.policy import load_policy, load_tokenizer, on_best_device
-from dunwu.prompts import build_prompts, describe_prompt
-from dunwu.recipe import prompt_rows
+from dunwu.observers import History, RolloutLog, draw_curves
+from dunwu.model.loading import load_policy, load_tokenizer, on_best_device
+from dunwu.rollout.prompts import build_prompts, describe_prompt
+from dunwu.recipes.recipe import prompt_rows
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 

@@ -42,11 +42,11 @@ import logging
 import torch
 
 from dunwu import GRPOConfig, GRPOTrainer, Sampling, get_task
-from dunwu.algorithm import Objective, advantages, denominator, token_loss, token_weights
+from dunwu.core.algorithm import Objective, advantages, denominator, token_loss, token_weights
 from dunwu.engines import best_engine
-from dunwu.policy import load_policy, load_tokenizer, on_best_device
-from dunwu.prompts import build_prompts
-from dunwu.recipe import prompt_rows
+from dunwu.model.loading import load_policy, load_tokenizer, on_best_device
+from dunwu.rollout.prompts import build_prompts
+from dunwu.recipes.recipe import prompt_rows
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 

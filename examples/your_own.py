@@ -39,8 +39,8 @@ def coin(completions: Sequence[Any], **columns: object) -> list[float]:
 def main(given: argparse.Namespace) -> None:
     """Train on 200 of the puzzles; the other 100 say whether it learned."""
     from dunwu import GRPOConfig, GRPOTrainer
-    from dunwu.base import model_path
-    from dunwu.tasks.files import read_table
+    from dunwu.embedded import model_path
+    from dunwu.tasks.read_rows import read_table
 
     table = read_table(PUZZLES)
     rows = [{**row, "prompt": [{"role": "user", "content": row["question"]}]} for row in table]

@@ -23,9 +23,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from dunwu.config import GRPOConfig
-from dunwu.prompts import build_prompts
-from dunwu.records import Completion, Group, Prompt, Rollout
-from dunwu.trainer import GRPOTrainer
+from dunwu.core.records import Completion, Group, Prompt, Rollout
+from dunwu.rollout.prompts import build_prompts
+from dunwu.training.trainer import GRPOTrainer
 
 torch.set_num_threads(1)
 

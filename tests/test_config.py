@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from dunwu.algorithm import Objective
 from dunwu.config import PRESETS, GRPOConfig, nearest
+from dunwu.core.algorithm import Objective
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dunwu.config import GRPOConfig
+    from dunwu.core.protocols import Engine, Observer, Task
+    from dunwu.core.records import Completion, Group, Prompt, Rollout, Sampling, Step
     from dunwu.engines import GenerateEngine
-    from dunwu.evaluation import Evaluation, evaluate
-    from dunwu.recipe import Recipe, load_recipe
-    from dunwu.records import Completion, Engine, Group, Observer, Prompt, Rollout, Sampling, Step, Task
+    from dunwu.recipes.evaluation import Evaluation, evaluate
+    from dunwu.recipes.experiment import Run
+    from dunwu.recipes.recipe import Recipe, load_recipe
     from dunwu.rewards import RewardModel, RewardRunner, get_reward
-    from dunwu.runs import Run
     from dunwu.tasks import get_task
-    from dunwu.trainer import GRPOTrainer
+    from dunwu.training.trainer import GRPOTrainer
 
 __version__ = "0.1.0"
 
@@ -53,20 +54,20 @@ __all__ = [
 
 _HOME = {
     "GRPOConfig": "config",
-    "GRPOTrainer": "trainer",
+    "GRPOTrainer": "training.trainer",
     "GenerateEngine": "engines",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "Recipe": "recipe",
-    "load_recipe": "recipe",
+    "Evaluation": "recipes.evaluation",
+    "evaluate": "recipes.evaluation",
+    "Recipe": "recipes.recipe",
+    "load_recipe": "recipes.recipe",
     "RewardModel": "rewards",
     "RewardRunner": "rewards",
     "get_reward": "rewards",
     "get_task": "tasks",
-    "Run": "runs",
-} | dict.fromkeys(
-    ("Completion", "Engine", "Group", "Observer", "Prompt", "Rollout", "Sampling", "Step", "Task"), "records"
-)
+    "Run": "recipes.experiment",
+    **dict.fromkeys(("Engine", "Observer", "Task"), "core.protocols"),
+    **dict.fromkeys(("Completion", "Group", "Prompt", "Rollout", "Sampling", "Step"), "core.records"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import torch
 from transformers import TrainingArguments
 
-from dunwu.words import nearest
+from dunwu._utils.suggest import nearest
 
 __all__ = ["PRESETS", "GRPOConfig"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from dunwu.base import model_path
+from dunwu.embedded import model_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = ("gsm8k", "step_by_step")

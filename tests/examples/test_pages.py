@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from dunwu.base import model_path
 from dunwu.cli import main
+from dunwu.embedded import model_path
 from dunwu.rewards import RewardRunner
 from hub_server import HubServer
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dunwu.hub.fetching import _check_room
-from dunwu.hub.listing import File, _safe
+from dunwu.hub.download import _check_room
+from dunwu.hub.repo_files import File, _safe
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 LARGE = ("org/large", "model.safetensors")
@@ -184,7 +184,7 @@ def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(ho
     wrong = home.run("-m", "dunwu", "fetch", "org/nothing", "--to", "n", "--source", "hf", ok=False)
     assert wrong.returncode == 2 and wrong.stderr.startswith("dunwu fetch: there is no 'org/nothing'")
     code = (
-        "from dunwu.tasks import get_task\nfrom dunwu.tasks.files import read_table\n"
+        "from dunwu.tasks import get_task\nfrom dunwu.tasks.read_rows import read_table\n"
         "print(len(read_table('d', split='test', config='main')), len(read_table('d', config='socratic')))\n"
         "task = get_task('gsm8k', source='d')\nprint(task.rows('test')[0]['question'])\n"
         "try:\n    read_table('d', split='nothing', config='main')\nexcept ValueError as error:\n    print(error)\n"
@@ -199,7 +199,7 @@ def _on_disk(folder: Path) -> int:
 
 @pytest.mark.parametrize("path", ["../escape.txt", "/etc/passwd", "a/../../b", "..\\b"])
 def test_a_listed_path_that_leads_out_of_the_folder_is_refused(path: str) -> None:
-    from dunwu.hub.listing import File
+    from dunwu.hub.repo_files import File
 
     with pytest.raises(ValueError, match="outside of the folder"):
         File(path=path, size=1, sha256=None, git_sha1=None)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from dunwu.hub import SOURCES, in_words, locate
-from dunwu.hub.reach import reachable
+from dunwu.hub.offline import reachable
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
 LOAD = """
-from dunwu.policy import load_policy, load_tokenizer
-from dunwu.tasks.files import read_table
+from dunwu.model.loading import load_policy, load_tokenizer
+from dunwu.tasks.read_rows import read_table
 model = load_policy("Qwen/Qwen2.5-0.5B-Instruct")
 tokenizer = load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")
 rows = read_table("openai/gsm8k", split="test", config="main")
@@ -26,7 +26,7 @@ print("SUM", round(sum(p.double().abs().sum().item() for p in model.parameters()
 """
 LOCAL = f"""
 from dunwu.hub import locate
-from dunwu.tasks.files import read_table
+from dunwu.tasks.read_rows import read_table
 print("AT", locate("{MODEL}"))
 print("ROWS", len(read_table("openai/gsm8k", split="test", config="main")))
 """
@@ -170,7 +170,7 @@ def test_a_hub_that_takes_connections_and_never_answers_is_not_waited_for(home: 
     home.run("import huggingface_hub as h\nh.snapshot_download('org/large')")
     home.server.misbehaviour.hang = True
     code = (
-        "import time, huggingface_hub\nimport dunwu.hub.listing as listing, dunwu.hub.finding as finding\n"
+        "import time, huggingface_hub\nimport dunwu.hub.repo_files as listing, dunwu.hub.lookup as finding\n"
         "listing._SECONDS = finding._PATIENCE = 1\nstart = time.monotonic()\n"
         'print("AT", finding.locate("org/large"))\n'
         'try:\n    finding.locate("org/nothing", source="hf")\n'
@@ -192,7 +192,7 @@ def test_a_gated_model_says_where_to_ask_and_no_key_is_shown(home: Any) -> None:
     home.server.misbehaviour.gated.add(MODEL)
     key = "hf_" + "k" * 34
     code = (
-        "import os, sys\nfrom dunwu.policy import load_policy\n"
+        "import os, sys\nfrom dunwu.model.loading import load_policy\n"
         "for name in ('', 'HF_TOKEN'):\n    if name:\n        os.environ[name] = sys.argv[1]\n"
         f'    try:\n        load_policy("{MODEL}")\n    except ValueError as error:\n        print("ERROR", error)\n'
     )
@@ -244,7 +244,7 @@ def test_a_name_that_does_not_exist_is_no_hub() -> None:
 def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
     import shutil
 
-    from dunwu.policy import load_policy
+    from dunwu.model.loading import load_policy
 
     shutil.copytree(folders["model", MODEL], tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"

@@ -1,9 +1,9 @@
-"""Twenty steps of the quickstart, written down exactly: what `test_pinned.py` compares with `quickstart_20_steps.json`.
+"""Twenty steps of the quickstart, written down exactly: `test_pinned.py` compares them with the committed ones.
 
     python tests/pinned/quickstart_20_steps.py > tests/pinned/quickstart_20_steps.json
 
-Run in a process of its own, in which everything that depends on the kind of processor is switched off (`ENVIRONMENT`):
-compiled decoding steps, torch's vector kernels, and the choice of kernels in MKL.
+It runs in a process of its own, in which all that depends on the kind of processor is switched off (`ENVIRONMENT`):
+compiled decoding steps, torch's vector kernels, MKL's choice of kernels.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _hash(text: str) -> str:
 
 def curve(folder: Path) -> dict[str, Any]:
     """The figures of each step, and a hash of the weights after the last."""
-    from dunwu.recipe import load_recipe, make_config, make_task, make_trainer
+    from dunwu.recipes.recipe import load_recipe, make_config, make_task, make_trainer
 
     recipe = load_recipe("quickstart", {"train.output_dir": str(folder), "train.max_steps": str(STEPS)})
     watch = Watch()

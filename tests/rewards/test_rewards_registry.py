@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from dunwu import rewards
-from dunwu.rewards import faithful
+from dunwu.rewards import tutorials
 
 
 def test_built_in_rewards_are_found_by_name() -> None:
     assert rewards.get_reward("number_matches") is rewards.number_matches
-    assert rewards.get_reward("xmlcount_reward_func") is faithful.xmlcount_reward_func
+    assert rewards.get_reward("xmlcount_reward_func") is tutorials.xmlcount_reward_func
 
 
 def test_every_tutorial_reward_is_built_in() -> None:
-    assert {n for n in faithful.__all__ if not n.startswith("extract_")} <= rewards.BUILT_IN.keys()
+    assert {n for n in tutorials.__all__ if not n.startswith("extract_")} <= rewards.BUILT_IN.keys()
 
 
 def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
         "def ones(completions, **columns):\n    return [1.0] * len(completions)\n\n\nclass Twos:\n"
         "    def __call__(self, completions, **columns):\n        return [2.0] * len(completions)\n"
     )
-    assert rewards.get_reward("dunwu.rewards.faithful:reward_len") is faithful.reward_len
+    assert rewards.get_reward("dunwu.rewards.tutorials:reward_len") is tutorials.reward_len
     assert rewards.get_reward(f"{file}:ones")(completions=["a"]) == [1.0]
     assert rewards.get_reward(f"{file}:Twos")(completions=["a"]) == [2.0]
 
@@ -34,7 +34,7 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("number_match", "did you mean 'number_matches'"),
-        ("dunwu.rewards.faithful:reward_lenn", "did you mean 'reward_len'"),
+        ("dunwu.rewards.tutorials:reward_lenn", "did you mean 'reward_len'"),
         ("dunwu.nowhere:f", "No module 'dunwu.nowhere'"),
         ("nowhere/mine.py:f", "No file"),
     ],

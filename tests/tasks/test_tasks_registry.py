@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dunwu.records import Task
+from dunwu.core.protocols import Task
 from dunwu.tasks import TASKS, get_task, validate
 
 OPTIONS: dict[str, dict[str, Any]] = {"own": {"source": "x.jsonl"}}

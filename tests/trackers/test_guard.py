@@ -8,10 +8,11 @@ import pytest
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from dunwu.records import Completion, Group, Rollout
-from dunwu.trackers import guarded, log_completions, services
-from dunwu.trackers.callbacks import tracker_of
-from dunwu.trackers.tables import completion_rows
+from dunwu.core.records import Completion, Group, Rollout
+from dunwu.trackers import guarded, log_completions
+from dunwu.trackers import offline as services
+from dunwu.trackers.completion_tables import completion_rows
+from dunwu.trackers.guard import tracker_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 

@@ -39,7 +39,7 @@ SCRIPT = """
     swanlab.login(api_key="LITERAL_KEY")
 
     from dunwu import GRPOConfig, GRPOTrainer
-    from dunwu.base import model_path
+    from dunwu.embedded import model_path
 
     def sevens(completions, **_):
         return [float(len(text) % 7) for text in completions]

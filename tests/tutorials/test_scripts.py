@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dunwu.rewards import faithful
+from dunwu.rewards import tutorials
 from dunwu.tasks.gsm8k import SYSTEM_PROMPT, XML_COT_FORMAT
 
 AS_PRINTED = Path(__file__).parent / "as_printed"
@@ -96,7 +96,7 @@ def test_the_courses_rewards_in_the_scripts_score_as_the_faithful_ones(script: s
     prompts = [[{"role": "user", "content": "how many?"}]] * len(said)
     columns = {"prompts": prompts, "completions": said, "answer": ["72"] * len(said)}
     scores = getattr(module, name)(**columns)
-    assert scores == getattr(faithful, name)(**columns)
+    assert scores == getattr(tutorials, name)(**columns)
     assert len(set(scores)) > 1, "the texts tell right from wrong"
     assert (module.SYSTEM_PROMPT, module.XML_COT_FORMAT) == (SYSTEM_PROMPT, XML_COT_FORMAT)
 
@@ -109,7 +109,7 @@ def test_datawhale_r1s_rewards_in_the_script_score_as_the_faithful_ones(
     random.seed(0)
     columns = {"completions": list(TEXTS), "target": [72] * len(TEXTS), "nums": [[1, 2, 24]] * len(TEXTS)}
     scores = getattr(functions_of("t3/train_Datawhale-R1.py"), name)(**columns)
-    assert scores == getattr(faithful, name)(**columns)
+    assert scores == getattr(tutorials, name)(**columns)
     assert set(scores) == {0.0, 1.0}
 
 

@@ -45,9 +45,9 @@ class _Talk:
 
     def __init__(self, args: argparse.Namespace) -> None:
         from dunwu.engines import best_engine
-        from dunwu.policy import load_policy, on_best_device
-        from dunwu.prompts import check_tokenizer
-        from dunwu.recipe import make_tokenizer, model_source
+        from dunwu.model.loading import load_policy, on_best_device
+        from dunwu.recipes.recipe import make_tokenizer, model_source
+        from dunwu.rollout.prompts import check_tokenizer
 
         self.args = args
         self.tokenizer = make_tokenizer(args.model)
@@ -71,7 +71,7 @@ class _Talk:
         return _HELP
 
     def say(self, text: str) -> str:
-        from dunwu.records import Sampling
+        from dunwu.core.records import Sampling
 
         self.messages.append({"role": "user", "content": text})
         prompt = self._prompt()
@@ -87,8 +87,7 @@ class _Talk:
         return "\n".join([*shown, completion.text + cut])
 
     def _prompt(self) -> Any:
-        from dunwu.policy import room_for_prompts
-        from dunwu.prompts import PromptSettings, build_prompts
+        from dunwu.rollout.prompts import PromptSettings, build_prompts, room_for_prompts
 
         turns = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
         room = room_for_prompts(self.model, self.args.max_new_tokens)
@@ -96,7 +95,7 @@ class _Talk:
         return prompts[0]
 
     def _shown(self, prompt: Any, *, ids: bool) -> str:
-        from dunwu.prompts import describe_prompt
+        from dunwu.rollout.prompts import describe_prompt
 
         return describe_prompt(prompt, self.tokenizer, most=10_000) if ids else str(prompt.text)
 

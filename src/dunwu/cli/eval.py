@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Load, ask, judge, print."""
     from dunwu.engines import best_engine
-    from dunwu.evaluation import evaluate
-    from dunwu.policy import load_policy, on_best_device, room_for_prompts
-    from dunwu.prompts import PromptSettings, build_prompts
-    from dunwu.recipe import make_tokenizer, model_source, prompt_rows
+    from dunwu.model.loading import load_policy, on_best_device
+    from dunwu.recipes.evaluation import evaluate
+    from dunwu.recipes.recipe import make_tokenizer, model_source, prompt_rows
+    from dunwu.rollout.prompts import PromptSettings, build_prompts, room_for_prompts
 
     for name in ("rows", "samples", "max_new_tokens"):
         if getattr(args, name) < 1:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 def _task(name: str, overrides: Mapping[str, str]) -> Any:
     from pathlib import Path
 
-    from dunwu.recipe import Recipe, built_in_recipes, load_recipe, make_task, parse_value
+    from dunwu.recipes.recipe import Recipe, built_in_recipes, load_recipe, make_task, parse_value
 
     if name in built_in_recipes() or Path(name).suffix in (".yaml", ".yml"):
         return make_task(load_recipe(name, overrides))

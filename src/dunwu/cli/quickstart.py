@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dunwu.cli.train import before_and_after
-from dunwu.recipe import load_recipe
+from dunwu.recipes.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from dunwu.runs import Outcome
+    from dunwu.recipes.experiment import Outcome
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, then the table, three puzzles and the picture."""
     given = {"train.output_dir": args.output, "train.seed": str(args.seed), **overrides}
     recipe = load_recipe("quickstart", given)
-    from dunwu.runs import Run
+    from dunwu.recipes.experiment import Run
 
     print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
     outcome = Run(recipe, log_every=10).finish()

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 
-from dunwu.run import add_arguments, run_script
+__all__ = ["add_arguments", "main", "run"]
 
-__all__ = ["add_arguments", "run"]
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes before the script; all that follows the script is the script's."""
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    parser.add_argument("--trl", metavar="VERSION", help="defaults of that TRL for what the script leaves out")
+    parser.add_argument(
+        "--batch-unit",
+        choices=("auto", "prompts", "completions"),
+        help="what per_device_train_batch_size counts; auto: see docs/old_arguments.md",
+    )
+    parser.add_argument("--source", choices=("auto", "hf", "modelscope", "local"), help="where names come from")
+    parser.add_argument("script", metavar="SCRIPT", help="a Python script written for TRL 0.14 to 1.16")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="the script's own arguments")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Run it."""
+    """Run the script."""
+    from dunwu.compat.run_script import run_script  # from this import on, `trl` means Dunwu
+
     return run_script(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m dunwu.run`."""
+    parser = argparse.ArgumentParser(
+        prog="dunwu.run", description="Run a script written for TRL 0.14 to 1.16, unmodified.", allow_abbrev=False
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv), {})
+    except ValueError as error:
+        print(f"dunwu run: {error}", file=sys.stderr)
+        return 2

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dunwu.recipe import built_in_recipes, load_recipe
+from dunwu.recipes.recipe import built_in_recipes, load_recipe
 
 if TYPE_CHECKING:
-    from dunwu.evaluation import Evaluation
-    from dunwu.runs import Outcome
+    from dunwu.recipes.evaluation import Evaluation
+    from dunwu.recipes.experiment import Outcome
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "before_and_after", "report", "run"]
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, evaluate where the recipe asks for it, and say where everything is."""
     recipe = load_recipe(args.recipe, {**overrides, **({"resume": "true"} if args.resume else {})})
-    from dunwu.runs import Run
+    from dunwu.recipes.experiment import Run
 
     training = Run(recipe)
     outcome = training.finish()

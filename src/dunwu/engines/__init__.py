@@ -1,19 +1,19 @@
 """Engines: prompts in, completions with the log-probabilities they were drawn with out.
 
 `FastEngine` runs the families it knows on the trainer's own weights; `GenerateEngine` runs any causal model of
-transformers. `best_engine` chooses. A new engine is any object that fits `dunwu.records.Engine`.
+transformers. `best_engine` chooses. A new engine is any object that fits `dunwu.core.records.Engine`.
 """
 
 from typing import Any
 
 import torch
 
-from dunwu.engines.fast import FastEngine
-from dunwu.engines.generate import GenerateEngine
+from dunwu._utils.logging import voice
+from dunwu.engines.fast.engine import FastEngine
+from dunwu.engines.fast.weights import why_not_readable
 from dunwu.engines.sampling import sequence_seed
-from dunwu.engines.weights import why_not_readable
-from dunwu.families import inner_model, why_not_known
-from dunwu.voice import voice
+from dunwu.engines.transformers_engine import GenerateEngine
+from dunwu.model.architectures import inner_model, why_not_known
 
 __all__ = ["FastEngine", "GenerateEngine", "best_engine", "sequence_seed"]
 

@@ -13,7 +13,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from dunwu.records import Sampling
+from dunwu.core.records import Sampling
 
 __all__ = ["draw", "sequence_seed", "uniforms", "warp"]
 

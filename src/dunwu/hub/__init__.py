@@ -8,10 +8,10 @@ logins and their progress bars.
 
 from __future__ import annotations
 
-from dunwu.hub.fetching import FetchReport, fetch
-from dunwu.hub.finding import locate
-from dunwu.hub.reach import offline_if_unreachable
-from dunwu.hub.saying import in_words
+from dunwu.hub.download import FetchReport, fetch
+from dunwu.hub.errors import in_words
+from dunwu.hub.lookup import locate
+from dunwu.hub.offline import offline_if_unreachable
 from dunwu.hub.sources import SOURCES
 
 __all__ = ["SOURCES", "FetchReport", "fetch", "in_words", "locate", "offline_if_unreachable"]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from dunwu.words import nearest
+from dunwu._utils.suggest import nearest
 
 __all__ = [
     "MIRROR",

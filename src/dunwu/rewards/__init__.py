@@ -10,7 +10,40 @@ but `prompt`, and returns one number or None a completion.
 """
 
 from dunwu.rewards.countdown import equation_solves, solves
-from dunwu.rewards.faithful import (
+from dunwu.rewards.formats import (
+    answer_in_tags,
+    completion_text,
+    has_format,
+    reasoning_answer_format,
+    reasoning_answer_tags,
+    tag_share,
+    think_answer_format,
+    think_answer_format_prefilled,
+    think_answer_tags,
+    think_answer_tags_prefilled,
+)
+from dunwu.rewards.numbers import (
+    answer_is_number,
+    last_number,
+    lenient_correct,
+    number_matches,
+    number_matches_anywhere,
+    numbers_equal,
+    parse_number,
+    strict_correct,
+)
+from dunwu.rewards.registry import BUILT_IN, get_reward, reward_functions
+from dunwu.rewards.reward_model import RewardModel
+from dunwu.rewards.runner import RewardError, RewardRunner, combine
+from dunwu.rewards.text import (
+    boxed_answer,
+    boxed_answer_matches,
+    length_near,
+    thought,
+    thought_is_long,
+    thought_lines_differ,
+)
+from dunwu.rewards.tutorials import (
     boxed_reward,
     correctness_reward_func,
     equation_reward_func,
@@ -25,40 +58,6 @@ from dunwu.rewards.faithful import (
     think_answer_format_reward,
     thought_len_reward_func,
     xmlcount_reward_func,
-)
-from dunwu.rewards.formats import (
-    answer_in_tags,
-    completion_text,
-    has_format,
-    reasoning_answer_format,
-    reasoning_answer_tags,
-    tag_share,
-    think_answer_format,
-    think_answer_format_prefilled,
-    think_answer_tags,
-    think_answer_tags_prefilled,
-)
-from dunwu.rewards.given import reward_functions
-from dunwu.rewards.models import RewardModel
-from dunwu.rewards.numbers import (
-    answer_is_number,
-    last_number,
-    lenient_correct,
-    number_matches,
-    number_matches_anywhere,
-    numbers_equal,
-    parse_number,
-    strict_correct,
-)
-from dunwu.rewards.registry import BUILT_IN, get_reward
-from dunwu.rewards.runner import RewardError, RewardRunner, combine
-from dunwu.rewards.text import (
-    boxed_answer,
-    boxed_answer_matches,
-    length_near,
-    thought,
-    thought_is_long,
-    thought_lines_differ,
 )
 
 __all__ = [

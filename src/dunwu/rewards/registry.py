@@ -9,28 +9,31 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from dunwu.records import RewardFunction
-from dunwu.rewards import countdown, faithful, formats, numbers, text
-from dunwu.words import nearest
+from dunwu._utils.suggest import nearest
+from dunwu.core.protocols import RewardFunction
+from dunwu.rewards import countdown, formats, numbers, text, tutorials
+from dunwu.rewards.reward_model import RewardModel
 
 __all__ = ["BUILT_IN", "get_reward"]
 
 _TUTORIALS = (
-    faithful.boxed_reward,
-    faithful.correctness_reward_func,
-    faithful.equation_reward_func,
-    faithful.format_reward_func,
-    faithful.int_reward_func,
-    faithful.reward_len,
-    faithful.reward_longer,
-    faithful.soft_format_reward_func,
-    faithful.strict_format_reward_func,
-    faithful.think_answer_format_reward,
-    faithful.thought_len_reward_func,
-    faithful.xmlcount_reward_func,
+    tutorials.boxed_reward,
+    tutorials.correctness_reward_func,
+    tutorials.equation_reward_func,
+    tutorials.format_reward_func,
+    tutorials.int_reward_func,
+    tutorials.reward_len,
+    tutorials.reward_longer,
+    tutorials.soft_format_reward_func,
+    tutorials.strict_format_reward_func,
+    tutorials.think_answer_format_reward,
+    tutorials.thought_len_reward_func,
+    tutorials.xmlcount_reward_func,
 )
 _REPAIRED = (
     countdown.equation_solves,
@@ -95,3 +98,34 @@ def _from_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
     spec.loader.exec_module(module)
     return module
+
+
+def reward_functions(given: Any, tokenizers: Any = None) -> list[RewardFunction]:
+    """One callable for each of `given`: functions stay, models and their names become `RewardModel`s.
+
+    A string is a built-in reward's name, a reference `package.module:function`, or the name of a reward model.
+
+    Raises:
+        ValueError: for no reward at all, something that is none of these, or a list of tokenizers of another length.
+    """
+    listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not listed:
+        raise ValueError("there is no reward function; give at least one, or nothing can be learned")
+    beside = list(tokenizers) if isinstance(tokenizers, Sequence) else [tokenizers] * len(listed)
+    if len(beside) != len(listed):
+        raise ValueError(
+            f"{len(beside)} reward_processing_classes for {len(listed)} reward functions; give one each, "
+            "None for plain functions"
+        )
+    return [_one(reward, tokenizer) for reward, tokenizer in zip(listed, beside, strict=True)]
+
+
+def _one(reward: Any, tokenizer: Any) -> RewardFunction:
+    if isinstance(reward, str):
+        return get_reward(reward) if reward in BUILT_IN or ":" in reward else RewardModel(reward, tokenizer)
+    if hasattr(reward, "config") and hasattr(reward, "forward"):
+        return RewardModel(reward, tokenizer)
+    if callable(reward):
+        function: RewardFunction = reward
+        return function
+    raise ValueError(f"a reward must be a function, a reward model or the name of one, got {reward!r:.80}")

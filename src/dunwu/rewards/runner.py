@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from dunwu.records import Problem, RewardFunction, Scores
-from dunwu.rewards._calls import Failure, Plug, attempt, attempt_together
+from dunwu.core.protocols import RewardFunction
+from dunwu.core.records import Problem, Scores
+from dunwu.rewards.calling import Failure, Plug, attempt, attempt_together
 
 __all__ = ["RewardError", "RewardRunner", "combine"]
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from dunwu.records import Task
+from dunwu._utils.suggest import nearest
+from dunwu.core.protocols import Task
 from dunwu.tasks.countdown import Countdown
+from dunwu.tasks.custom import Own
 from dunwu.tasks.gsm8k import SYSTEM_PROMPT, XML_COT_FORMAT, Gsm8k
-from dunwu.tasks.own import Own
 from dunwu.tasks.tldr import Tldr
 from dunwu.tasks.validation import Failure, Validation, validate
-from dunwu.words import nearest
 
 __all__ = [
     "SYSTEM_PROMPT",

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from dunwu.records import Message, RewardFunction, Row, Verdict
+from dunwu.core.protocols import RewardFunction
+from dunwu.core.records import Message, Row, Verdict
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import answer_in_tags, has_format, think_answer_format, think_answer_format_prefilled
-from dunwu.tasks.files import need_columns, read_table
-from dunwu.tasks.search import OPERATIONS, chains, solve
+from dunwu.tasks.countdown_solver import OPERATIONS, chains, solve
+from dunwu.tasks.read_rows import need_columns, read_table
 
 __all__ = ["PREFILL", "PROMPT", "Countdown", "Split", "draw_puzzle", "split_of"]
 

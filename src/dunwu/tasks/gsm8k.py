@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from dunwu.records import Message, RewardFunction, Row, Verdict
-from dunwu.rewards import faithful
+from dunwu.core.protocols import RewardFunction
+from dunwu.core.records import Message, Row, Verdict
+from dunwu.rewards import tutorials
 from dunwu.rewards.formats import has_format, reasoning_answer_format, reasoning_answer_tags
 from dunwu.rewards.numbers import answer_is_number, lenient_correct, number_matches, parse_number, strict_correct
-from dunwu.tasks.files import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_table
 
 __all__ = ["SYSTEM_PROMPT", "XML_COT_FORMAT", "Gsm8k"]
 
@@ -46,11 +47,11 @@ XML_COT_FORMAT = """\
 """T1's template of a full response."""
 
 _TUTORIAL: tuple[RewardFunction, ...] = (
-    faithful.xmlcount_reward_func,
-    faithful.soft_format_reward_func,
-    faithful.strict_format_reward_func,
-    faithful.int_reward_func,
-    faithful.correctness_reward_func,
+    tutorials.xmlcount_reward_func,
+    tutorials.soft_format_reward_func,
+    tutorials.strict_format_reward_func,
+    tutorials.int_reward_func,
+    tutorials.correctness_reward_func,
 )
 _FIXED: tuple[RewardFunction, ...] = (
     reasoning_answer_tags,
@@ -155,7 +156,7 @@ def _read(source: str, split: str) -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "question": row["question"],
-            "answer": faithful.extract_hash_answer(row["answer"]),
+            "answer": tutorials.extract_hash_answer(row["answer"]),
             "solution": row["answer"],
         }
         for row in table

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from dunwu.records import RewardFunction, Row, Verdict
+from dunwu.core.protocols import RewardFunction
+from dunwu.core.records import Row, Verdict
 from dunwu.rewards.text import length_near
-from dunwu.tasks.files import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_table
 
 __all__ = ["Tldr"]
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dunwu.records import Row, Task
+from dunwu.core.protocols import Task
+from dunwu.core.records import Row
 from dunwu.rewards import RewardRunner
 
 __all__ = ["Failure", "Validation", "validate"]

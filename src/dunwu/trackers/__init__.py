@@ -7,11 +7,11 @@ for Dunwu).
 What it is not: a tracker; the callbacks that send figures are transformers' own and the trackers' own.
 """
 
-from dunwu.trackers.callbacks import guarded
-from dunwu.trackers.keys import masked, refuse_keys, warn_of_keys_in
+from dunwu._utils.secrets import masked, refuse_keys, warn_of_keys_in
+from dunwu.trackers.completion_tables import log_completions
+from dunwu.trackers.guard import guarded
 from dunwu.trackers.logins import settle_environment
-from dunwu.trackers.settling import settle, settled
-from dunwu.trackers.tables import log_completions
+from dunwu.trackers.report_to import settle, settled
 
 __all__ = [
     "guarded",

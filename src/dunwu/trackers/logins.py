@@ -15,9 +15,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from dunwu.imports import after_import
-from dunwu.trackers.keys import masked
-from dunwu.trackers.services import SERVICES, Service
+from dunwu._utils.import_hooks import after_import
+from dunwu._utils.secrets import masked
+from dunwu.trackers.offline import SERVICES, Service
 
 __all__ = ["settle_environment"]
 

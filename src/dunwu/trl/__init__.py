@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from dunwu.trl.names import HERE, MODULES, instead
+from dunwu.trl.supported_names import HERE, MODULES, instead
 
 if TYPE_CHECKING:
     from dunwu.trl.config import GRPOConfig
-    from dunwu.trl.models import (
+    from dunwu.trl.model_config import (
         ModelConfig,
         ScriptArguments,
         get_kbit_device_map,

@@ -1,8 +1,9 @@
 """Every argument of TRL 0.14 to 1.16's `GRPOConfig`, and of its `TrainingArguments`, that `dunwu.GRPOConfig` lacks.
 
-What it is: one row an argument: when it was there, what it became here, and the function that makes it so. The table
-in `docs/old_arguments.md` is printed from these rows (`python -m dunwu.trl.table`), so it says what the code does.
-What it is not: a parser, or defaults (`eras`).
+One row an argument: when it was there, what it became here, and the function that makes it so. The table
+in `docs/old_arguments.md` is printed from these rows (`python -m dunwu.trl.docs_page`).
+
+Defaults that changed are in `versioned_defaults`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from dunwu.trl.deeds import (
+from dunwu.trl.migrations import (
     Settings,
     adafactor,
     backend,

@@ -12,10 +12,10 @@ from dataclasses import MISSING, field, fields, make_dataclass
 from typing import Any
 
 from dunwu import config
+from dunwu._utils.logging import voice
 from dunwu.trackers import settle
 from dunwu.trl.arguments import OLD, SWITCH, Old, Settings
-from dunwu.trl.eras import DATED, TODAY, defaults_of, era_of
-from dunwu.voice import voice
+from dunwu.trl.versioned_defaults import DATED, TODAY, defaults_of, era_of
 
 __all__ = ["GRPOConfig"]
 

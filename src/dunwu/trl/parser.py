@@ -4,7 +4,7 @@ What it is: transformers' `HfArgumentParser` that reads `--config FILE` too: the
 command line's win over both, and `env:` sets environment variables. Two dataclasses may have a field of the same name
 (a script's own `project` beside TrainingArguments'): the option is there once, as the script's own class has it, and
 both get its value.
-What it is not: Dunwu's recipes (`dunwu.recipe`).
+What it is not: Dunwu's recipes (`dunwu.recipes.recipe`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from dunwu.words import nearest
+from dunwu._utils.suggest import nearest
 
 __all__ = ["TrlParser"]
 

@@ -14,11 +14,12 @@ from typing import Any
 from transformers import ProcessorMixin
 from transformers.trainer_utils import TrainOutput
 
-from dunwu import config, trainer
-from dunwu.checkpoint import last_whole_checkpoint
+from dunwu import config
+from dunwu._utils.logging import voice
+from dunwu.training import trainer
+from dunwu.training.checkpoint import last_whole_checkpoint
 from dunwu.trl.config import GRPOConfig
-from dunwu.trl.names import instead
-from dunwu.voice import voice
+from dunwu.trl.supported_names import instead
 
 __all__ = ["GRPOTrainer", "old_names"]
 
@@ -33,7 +34,7 @@ _OF_THE_OPTIONS = (
 """Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
 _NOT_HERE = {
     "tools": "tools are not here: rewards see one answer a prompt",
-    "rollout_func": "write an Engine (dunwu.records.Engine) and give it to dunwu.GRPOTrainer(engine=…)",
+    "rollout_func": "write an Engine (dunwu.core.records.Engine) and give it to dunwu.GRPOTrainer(engine=…)",
     "environment_factory": "environments are not here: rewards see one answer a prompt",
     "quantization_config": "load the model quantised and give it as `model`, with a peft_config",
 }

@@ -1,0 +1,3 @@
+"""Records, protocols, the algorithm, metrics: torch and nothing else."""
+
+__all__: list[str] = []

@@ -1,0 +1,207 @@
+"""What went wrong with a hub, in words.
+
+What it is: sentences for the errors of huggingface_hub, datasets, modelscope and the layers below them, each with
+what to do next.
+What it is not: a handler; it raises and prints nothing, and an error that is not a hub's stays as it is.
+
+Errors are known by their class names, so that no client is imported to read an error of another one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dunwu._utils.suggest import nearest
+from dunwu.hub.caches import cached_names
+from dunwu.hub.offline import is_offline
+from dunwu.hub.sources import MIRROR, hf_endpoint, is_here, modelscope_endpoint, page
+
+__all__ = ["in_words", "is_about_absence", "is_about_the_way", "or_rather", "spoken", "way_out"]
+
+_CLIENTS = {"huggingface_hub", "datasets", "modelscope", "modelscope_hub"}
+_CARRIERS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+_FAMILIAR = (
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-3B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen/Qwen2-0.5B-Instruct",
+    "Qwen/Qwen3-0.6B",
+    "openai/gsm8k",
+    "Jiayi-Pan/Countdown-Tasks-3to4",
+    "trl-lib/tldr",
+)
+"""Names that tutorials use, for the mistyped ones."""
+
+
+def in_words(error: BaseException, name: str) -> str | None:
+    """What `error` means for the model or dataset `name`, and how to go on; None if no hub is involved.
+
+    Example: a GatedRepoError → "'ORG/NAME' is gated: ask for access at https://…, then `hf auth login` …"
+    """
+    for say in (_full, _gated, _wrong_revision, _missing, _damaged, _not_here, _down):
+        for each in _chain(error):
+            sentence = say(each, name)
+            if sentence is not None:
+                return sentence
+    return None
+
+
+@contextmanager
+def spoken(name: str) -> Iterator[None]:
+    """Turn a hub's errors into `ValueError`s in words; others pass as they are."""
+    try:
+        yield
+    except Exception as error:
+        words = None if type(error) is ValueError else in_words(error, name)  # a plain one is in words already
+        if words is None:
+            raise
+        raise ValueError(words) from error
+
+
+def is_about_the_way(error: BaseException) -> bool:
+    """Whether the hub could not be asked (down, cut off, too slow), so that another source may do."""
+    return any(_down(each, "") is not None for each in _chain(error))
+
+
+def is_about_absence(error: BaseException) -> bool:
+    """Whether the hub says that it has no such repository."""
+    if type(error) is ValueError:  # one of ours, about something that the hub's answer led to
+        return False
+    return any(_missing(each, "") is not None for each in _chain(error)) and not any(
+        _gated(each, "") or _wrong_revision(each, "") for each in _chain(error)
+    )
+
+
+def or_rather(name: str, otherwise: str) -> str:
+    """The end of a sentence: the nearest name that is cached or well known, if one is near, and what else to do."""
+    known = {*cached_names(), *_FAMILIAR} - {name}
+    short = name.rpartition("/")[2].lower()
+    same = sorted(each for each in known if each.rpartition("/")[2].lower() == short)
+    said = f"; did you mean {same[0]!r}?" if same else nearest(name, known)
+    return f"{said} If not, {otherwise}" if "did you mean" in said else f"; {otherwise}"
+
+
+def way_out(name: str) -> str:
+    """What to do where the Hugging Face hub does not help."""
+    return (
+        f"try a mirror (HF_ENDPOINT={MIRROR}), or `dunwu fetch {name} --source modelscope --to DIR` "
+        "here or where there is a network, and give DIR instead of the name"
+    )
+
+
+def _full(error: BaseException, name: str) -> str | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return (
+        f"the disk is full, so {name!r} could not be written; free some room, or move the cache with "
+        "HF_HOME=DIR (MODELSCOPE_CACHE=DIR), and run the same command again: it goes on where it stopped"
+    )
+
+
+def _gated(error: BaseException, name: str) -> str | None:
+    if _is(error, _CLIENTS, "PermissionDeniedError", "AuthenticationError"):
+        return (
+            f"{name!r} is not open to everyone: ask for access on its page at {modelscope_endpoint()}, then "
+            "`modelscope login`, or set MODELSCOPE_API_TOKEN"
+        )
+    gated = _is(error, _CLIENTS, "GatedRepoError")
+    if not gated and not (_is(error, _CLIENTS, "DatasetNotFoundError") and "gated dataset" in str(error)):
+        return None
+    kind = "dataset" if "dataset" in str(error).lower() else "model"
+    has_key = "403" in str(error)
+    step = (
+        "your key is known and has no access yet" if has_key else "then `hf auth login`, or set HF_TOKEN to your key"
+    )
+    return f"{name!r} is gated: ask for access at {page(name, kind)}, {step}"
+
+
+def _wrong_revision(error: BaseException, name: str) -> str | None:
+    said = _is(error, _CLIENTS, "DatasetNotFoundError") and str(error).startswith("Revision")
+    if not said and not _is(error, _CLIENTS, "RevisionNotFoundError", "NoValidRevisionError"):
+        return None
+    return (
+        f"{name!r} has no such revision; give a branch, a tag or a commit that its page lists, or leave revision out "
+        "for the newest"
+    )
+
+
+def _missing(error: BaseException, name: str) -> str | None:
+    if _is(error, _CLIENTS, "NotExistError"):
+        return f"there is no {name!r} at {modelscope_endpoint()}" + or_rather(
+            name, "names differ between hubs: look it up there, or use --source hf"
+        )
+    if not _is(error, _CLIENTS, "RepositoryNotFoundError", "DatasetNotFoundError"):
+        return None
+    return f"there is no {name!r} at {hf_endpoint()}, or it is private" + or_rather(
+        name, "check the name (ORG/NAME); for a private one `hf auth login`, or set HF_TOKEN"
+    )
+
+
+def _damaged(error: BaseException, name: str) -> str | None:
+    again = f"`dunwu fetch {name} --to DIR` goes on where it stopped and checks every file"
+    if is_here(name):
+        again = f"`dunwu fetch NAME --to {name}` brings what is damaged once more, and leaves whole files alone"
+    if _is(error, {"modelscope", "modelscope_hub"}, "FileDownloadError"):
+        failed = getattr(error, "failed_files", None) or {}
+        for path, reason in failed.items():
+            inner = in_words(reason, name)
+            return f"{path}: {inner}" if inner else f"{path} of {name!r} could not be downloaded: {reason}"
+    if _is(error, _CLIENTS, "FileIntegrityError", "NonMatchingChecksumError"):
+        return f"a file of {name!r} came with other bytes than the hub lists ({_first_line(error)}); {again}"
+    if "Consistency check failed" in str(error) and isinstance(error, OSError):
+        return f"a file of {name!r} came only in part ({_first_line(error)}); {again}"
+    if _is(error, _CLIENTS, "IncompleteSnapshotError"):
+        return f"only a part of {name!r} is on this machine, and the hub cannot be reached; {again}"
+    if _is(error, {"safetensors", "safetensors_rust", "builtins"}, "SafetensorError"):
+        return f"a weight file of {name!r} is cut short or damaged ({_first_line(error)}); {again}"
+    return None
+
+
+def _not_here(error: BaseException, name: str) -> str | None:
+    absent = _is(error, _CLIENTS, "LocalEntryNotFoundError", "OfflineModeIsEnabled", "CacheNotFound")
+    unreached = isinstance(error, ConnectionError) and "Couldn't reach" in str(error)
+    if not absent and not unreached:
+        return None
+    why = "this process is offline" if is_offline() else f"{hf_endpoint()} did not answer"
+    return f"{name!r} is not, or not wholly, in the cache of this machine, and {why}; {way_out(name)}"
+
+
+def _down(error: BaseException, name: str) -> str | None:
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status_code", None)
+    if status == 429:
+        return f"the hub asks for fewer requests (429) while {name!r} is read; wait a few minutes, or log in"
+    if isinstance(status, int) and status >= 500:
+        return f"the hub is down (it answers {status}) while {name!r} is read; wait, or {way_out(name)}"
+    slow = _is(error, _CARRIERS | _CLIENTS, "TimeoutException", "Timeout", "RequestTimeoutError", "TimeoutError")
+    if slow:
+        return f"the hub did not answer in time while {name!r} was read; try again, or {way_out(name)}"
+    if _is(error, {"json", *_CARRIERS}, "JSONDecodeError"):
+        return f"what answers at {hf_endpoint()} is no hub: a login page of this network, or a wrong HF_ENDPOINT"
+    if _is(error, _CARRIERS, "ProxyError"):
+        return f"the proxy refused ({_first_line(error)}); check HTTPS_PROXY and NO_PROXY"
+    if _is(error, _CARRIERS | _CLIENTS, "TransportError", "ConnectionError", "NetworkError", "ServerError"):
+        return f"the connection to the hub broke ({_first_line(error)}) while {name!r} was read; {way_out(name)}"
+    return None
+
+
+def _is(error: BaseException, packages: set[str], *names: str) -> bool:
+    """Whether the error, or a class that it derives from, has one of these names in one of these packages."""
+    return any(kind.__name__ in names and kind.__module__.split(".")[0] in packages for kind in type(error).__mro__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,3 @@
+"""Everything that touches a training forward."""
+
+__all__: list[str] = []

@@ -1,0 +1,48 @@
+"""What the model said: every rollout, one JSON object a line.
+
+What it is: an open format that grep, pandas and `datasets` read. What it is not: a page to read them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dunwu.core.records import Step
+from dunwu.observers.jsonl import LineFile
+
+__all__ = ["RolloutLog"]
+
+
+class RolloutLog:
+    """Appends every rollout of every step to a file.
+
+    Args:
+        path: the file, made along with its folder at the first step.
+        after: a run that goes on after this step keeps what the file has up to it; 0 starts the file anew.
+    """
+
+    def __init__(self, path: Path, *, after: int = 0) -> None:
+        self._file = LineFile(path, after=after)
+
+    def on_step(self, step: Step) -> None:
+        """Write the step's rollouts."""
+        self._file.write(
+            json.dumps(
+                {
+                    "step": step.index,
+                    "row": group.prompt.key,
+                    "sample": index,
+                    "prompt": group.prompt.text,
+                    "completion": rollout.completion.text,
+                    "tokens": len(rollout.completion.ids),
+                    "finish": rollout.completion.finish,
+                    "reward": rollout.reward,
+                    "scores": dict(rollout.scores),
+                    "advantage": rollout.advantage,
+                },
+                ensure_ascii=False,
+            )
+            for group in step.groups
+            for index, rollout in enumerate(group.rollouts)
+        )

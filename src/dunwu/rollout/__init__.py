@@ -1,0 +1,3 @@
+"""From dataset rows to micro-batches."""
+
+__all__: list[str] = []

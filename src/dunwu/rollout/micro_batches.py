@@ -1,0 +1,151 @@
+"""Groups of rollouts become micro-batches of bounded size, and a micro-batch that does not fit becomes smaller ones.
+
+Shapes: B rows of a micro-batch, C completion positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dunwu.core.algorithm import Aggregation, token_weights
+from dunwu.core.records import Batch, Completion, Group, Prompt, Rollout
+
+__all__ = ["computed_tokens", "counted_lengths", "cuts", "pack", "split"]
+
+
+def counted_lengths(groups: Sequence[Group], *, mask_truncated: bool) -> list[int]:
+    """Tokens of each rollout that count in the loss, group-major; 0 for a masked one."""
+    return [_counted(r.completion, mask_truncated) for group in groups for r in group.rollouts]
+
+
+def pack(
+    groups: Sequence[Group],
+    *,
+    aggregation: Aggregation,
+    tokens: int,
+    mask_truncated: bool = False,
+    skip_zero_advantage: bool = False,
+    shared_prompts: bool = True,
+) -> list[Batch]:
+    """Batches whose forward pass computes at most `tokens` tokens; a row that is longer alone stands alone.
+
+    With `shared_prompts`, a prompt counts once for all its completions in a batch, nothing is padded, and rows keep
+    their order: a group that is cut computes its prompt once a part. Without, rows are padded, so rows of like
+    length come together.
+    What carries no gradient is left out: masked rollouts and, where `skip_zero_advantage`, those with advantage 0.
+    At least one row stays, so that every rank has a forward and a backward to take part in.
+    """
+    rows = [
+        _Row(index=index, group=number, prompt=group.prompt, rollout=rollout)
+        for index, (number, group, rollout) in enumerate((i, g, r) for i, g in enumerate(groups) for r in g.rollouts)
+    ]
+    useful = [
+        row
+        for row in rows
+        if _counted(row.rollout.completion, mask_truncated)
+        and not (skip_zero_advantage and row.rollout.advantage == 0.0)
+    ]
+    chosen = useful or rows[:1]
+    if not shared_prompts:
+        chosen = sorted(chosen, key=lambda row: (sum(row.size), row.index))
+    parts = cuts([row.group for row in chosen], [row.size for row in chosen], tokens, shared_prompts=shared_prompts)
+    return [_batch(chosen[part], aggregation, mask_truncated) for part in parts]
+
+
+def split(batch: Batch, tokens: int, *, shared_prompts: bool = True) -> list[Batch]:
+    """The same rows in batches of at most `tokens`, as `pack` would cut them."""
+    sizes = [(len(batch.prompts[i]), length) for i, length in zip(batch.prompt_index, batch.lengths, strict=True)]
+    parts = cuts(batch.prompt_index, sizes, tokens, shared_prompts=shared_prompts)
+    return [batch.take(range(len(sizes))[part]) for part in parts]
+
+
+def computed_tokens(batch: Batch, *, shared_prompts: bool = True) -> int:
+    """Tokens that the forward pass of a batch computes."""
+    measure, tokens = _Measure(shared_prompts), 0
+    for owner, length in zip(batch.prompt_index, batch.lengths, strict=True):
+        tokens = measure.add(owner, len(batch.prompts[owner]), length)
+    return tokens
+
+
+def cuts(
+    owners: Sequence[int], sizes: Sequence[tuple[int, int]], tokens: int, *, shared_prompts: bool = True
+) -> list[slice]:
+    """Where a sequence of rows is cut so that no part computes more than `tokens`, unless it is a single row.
+
+    `owners` says which prompt each row answers; `sizes` are (prompt tokens, completion tokens).
+    """
+    parts: list[slice] = []
+    start = 0
+    measure = _Measure(shared_prompts)
+    for row, (owner, size) in enumerate(zip(owners, sizes, strict=True)):
+        if measure.add(owner, *size) > tokens and row > start:
+            parts.append(slice(start, row))
+            start, measure = row, _Measure(shared_prompts)
+            measure.add(owner, *size)
+    return [*parts, slice(start, len(sizes))] if sizes else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A rollout on its way into a batch."""
+
+    index: int
+    group: int
+    prompt: Prompt
+    rollout: Rollout
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.prompt.ids), len(self.rollout.completion.ids)
+
+
+class _Measure:
+    """Counts what the forward pass of some rows computes."""
+
+    def __init__(self, shared_prompts: bool) -> None:
+        self.shared_prompts = shared_prompts
+        self.owners: set[int] = set()
+        self.rows = self.tokens = self.widest_prompt = self.widest_completion = 0
+
+    def add(self, owner: int, prompt: int, completion: int) -> int:
+        """Tokens with one row more."""
+        if self.shared_prompts:
+            # The last token of a completion predicts nothing, so it is no input.
+            self.tokens += completion - 1 + (0 if owner in self.owners else prompt)
+            self.owners.add(owner)
+            return self.tokens
+        self.rows += 1
+        self.widest_prompt = max(self.widest_prompt, prompt)
+        self.widest_completion = max(self.widest_completion, completion)
+        return self.rows * (self.widest_prompt + self.widest_completion)
+
+
+def _counted(completion: Completion, mask_truncated: bool) -> int:
+    return 0 if mask_truncated and completion.finish == "length" else len(completion.ids)
+
+
+def _batch(rows: Sequence[_Row], aggregation: Aggregation, mask_truncated: bool) -> Batch:
+    owners = list(dict.fromkeys(row.group for row in rows))
+    completions = [row.rollout.completion for row in rows]
+    width = max(len(completion.ids) for completion in completions)
+    completion_ids_BC = torch.zeros(len(rows), width, dtype=torch.long)
+    mask_BC, sampler_BC = torch.zeros(2, len(rows), width).unbind()
+    for i, completion in enumerate(completions):
+        completion_ids_BC[i, : len(completion.ids)] = torch.tensor(completion.ids)
+        mask_BC[i, : _counted(completion, mask_truncated)] = 1.0
+        sampler_BC[i, : len(completion.logps)] = torch.tensor(completion.logps)
+    prompt_of = {row.group: row.prompt.ids for row in rows}
+    return Batch(
+        prompts=tuple(prompt_of[group] for group in owners),
+        prompt_index=tuple(owners.index(row.group) for row in rows),
+        lengths=tuple(len(completion.ids) for completion in completions),
+        completion_ids_BC=completion_ids_BC,
+        mask_BC=mask_BC,
+        sampler_logps_BC=sampler_BC,
+        advantages_B=torch.tensor([row.rollout.advantage for row in rows]),
+        weights_BC=token_weights(mask_BC, aggregation),
+        rollout_index=tuple(row.index for row in rows),
+    )

@@ -1,0 +1,142 @@
+"""What a run says of itself: before its first step, and of what the model just said.
+
+What it is: sentences made from facts. What it is not: a logger, a progress bar or a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dunwu._utils.logging import voice
+from dunwu.config import GRPOConfig
+from dunwu.core.algorithm import Objective
+from dunwu.core.records import Group, Prompt
+from dunwu.model.loading import trainable_parameters
+from dunwu.rollout.prompts import describe_prompt
+
+__all__ = ["briefing", "introduce", "some_completions"]
+
+
+def briefing(
+    args: GRPOConfig, objective: Objective, *, model: Any, prompts: int, steps_an_epoch: int, max_steps: int
+) -> list[str]:
+    """The sentences a run starts with."""
+    return [
+        _size_of_a_step(args, prompts, steps_an_epoch, max_steps),
+        _weights(args, model),
+        _what_to_watch(args, objective),
+        *_learning_rate_warning(args, model),
+    ]
+
+
+def introduce(
+    args: GRPOConfig,
+    objective: Objective,
+    *,
+    model: Any,
+    prompts: Sequence[Prompt],
+    steps_an_epoch: int,
+    max_steps: int,
+    tokenizer: Any,
+) -> None:
+    """Say the briefing, and the first prompt as the model sees it, token by token."""
+    say = voice().info
+    for sentence in briefing(
+        args, objective, model=model, prompts=len(prompts), steps_an_epoch=steps_an_epoch, max_steps=max_steps
+    ):
+        say(sentence)
+    spare = model.config.vocab_size - len(tokenizer)
+    if spare > 0:
+        say(
+            f"the model's vocabulary has {spare:,} entries that its tokenizer does not know; they are sampled as any "
+            "other, and decode to nothing"
+        )
+    say("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
+
+
+def some_completions(groups: Sequence[Group], count: int) -> str:
+    """The first `count` rollouts with what they earned, one block each."""
+    shown = [(group.prompt, rollout) for group in groups for rollout in group.rollouts][:count]
+    blocks = []
+    for prompt, rollout in shown:
+        scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
+        blocks.append(
+            f"prompt: {prompt.text}\ncompletion ({len(rollout.completion.ids)} tokens, {rollout.completion.finish}): "
+            f"{rollout.completion.text}\nreward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
+        )
+    return "\n---\n".join(blocks)
+
+
+def _size_of_a_step(args: GRPOConfig, prompts: int, steps_an_epoch: int, max_steps: int) -> str:
+    assert args.prompts_per_step is not None
+    taken = min(args.prompts_per_step, prompts)
+    total = taken * args.num_generations
+    updates = f", {args.num_iterations} updates from each" if args.num_iterations > 1 else ""
+    return (
+        f"{taken} prompts × {args.num_generations} completions = {total:,} a step{updates}; {steps_an_epoch:,} steps "
+        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run{_reading(args, prompts)}"
+    )
+
+
+def _reading(args: GRPOConfig, prompts: int) -> str:
+    """Batch sizes counted prompts once and completions later; the user sees which was understood."""
+    reading = args.other_reading()
+    if reading is None:
+        return ""
+    read, other, other_prompts = reading
+    if other_prompts is None:
+        would = f"as {other} it would hold no whole group of {args.num_generations}"
+    else:
+        steps = max(1, prompts // other_prompts) * args.num_iterations
+        total = other_prompts * args.num_generations
+        would = (
+            f"as {other} it would be {other_prompts} × {args.num_generations} = {total:,}, {steps:,} steps an epoch"
+        )
+    return f" (batch size read as {read}; {would}; batch_unit or prompts_per_step decide)"
+
+
+def _weights(args: GRPOConfig, model: Any) -> str:
+    trains, total = trainable_parameters(model)
+    dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
+    forward = " (forward in bfloat16)" if args.bf16 else " (forward in float16)" if args.fp16 else ""
+    name = str(dtype).removeprefix("torch.")
+    warning = ""
+    if name == "bfloat16" and args.learning_rate < 2e-5 and not _keeps_small_steps(args):
+        warning = (
+            ". Steps this small leave most bfloat16 weights where they were, rounded back: load the model in "
+            "float32 (the default) and let autocast compute in bfloat16; or, where memory is short, set "
+            "optim=stable_adamw (pip install 'dunwu[bf16]'), which carries what rounding loses"
+        )
+    return f"{trains:,} of {total:,} parameters train, in {name}{forward} on {args.device}{warning}"
+
+
+def _keeps_small_steps(args: GRPOConfig) -> bool:
+    """Whether the optimizer carries what rounding loses (Kahan), or rounds up as often as down."""
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    return optimizer == "stable_adamw" or "bf16_stochastic_round=true" in str(args.optim_args).lower()
+
+
+def _what_to_watch(args: GRPOConfig, objective: Objective) -> str:
+    if args.num_iterations > 1:
+        return (
+            "the loss compares the policy with itself before its updates: it hovers around 0. Watch reward and length"
+        )
+    if objective.aggregation == "sequence" and objective.surrogate == "clip" and not objective.beta:
+        return (
+            "the loss will read 0 at every step, by construction: rollouts are used once, so the ratio is 1, and a "
+            "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"
+        )
+    return (
+        "the loss says nothing of progress: rollouts are used once, so the ratio is 1, and a group's advantages add "
+        "up to 0 (what is left is how length and advantage go together). Watch reward, length and grad_norm"
+    )
+
+
+def _learning_rate_warning(args: GRPOConfig, model: Any) -> list[str]:
+    if hasattr(model, "disable_adapter") and args.learning_rate < 5e-6:
+        return [
+            f"learning_rate={args.learning_rate:g} is one for all weights; an adapter usually needs 1e-5 to 1e-4 "
+            "and otherwise seems not to learn"
+        ]
+    return []

@@ -1,0 +1,242 @@
+"""Every argument of TRL 0.14 to 1.16 has an answer, and the answers are those the page prints."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from packaging.version import Version
+from transformers import TrainingArguments
+
+from dunwu.trl import GRPOConfig, ModelConfig, ScriptArguments
+from dunwu.trl.arguments import OLD
+from dunwu.trl.docs_page import page
+from dunwu.trl.versioned_defaults import DATED, defaults_of
+
+HERE = Path(__file__).parent
+THEN = json.loads((HERE / "trl_argument_versions.json").read_text(encoding="utf-8"))
+"""Fields and defaults of the published packages, by version."""
+
+T1 = {
+    "learning_rate": 5e-6,
+    "warmup_ratio": 0.1,
+    "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 4,
+    "num_generations": 16,
+    "max_prompt_length": 256,
+    "max_completion_length": 200,
+    "log_on_each_node": False,
+    "use_vllm": False,
+    "vllm_gpu_memory_utilization": 0.3,
+    "vllm_device": "cuda:0",
+}
+
+
+@pytest.fixture(autouse=True)
+def _undated(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DUNWU_TRL", "DUNWU_BATCH_UNIT", "TENSORBOARD_LOGGING_DIR", "HF_TOKEN"):
+        monkeypatch.setenv(name, "x")  # so that what a test sets in the environment is taken back
+        monkeypatch.delenv(name)
+
+
+def made(tmp_path: Path, **options: Any) -> Any:
+    return GRPOConfig(output_dir=str(tmp_path), **{"report_to": "none", **options})
+
+
+@pytest.mark.parametrize("kind", ["GRPOConfig", "TrainingArguments"])
+def test_every_field_that_ever_was_is_a_field_now(kind: str) -> None:
+    here = Version(transformers.__version__)
+    known = {
+        name for name, span in THEN[kind].items() if kind == "GRPOConfig" or Version(span.split("..")[0]) <= here
+    }
+    missing = known - set(GRPOConfig.__dataclass_fields__)
+    assert missing == set(), f"no answer to {sorted(missing)}"
+
+
+def test_every_field_of_the_model_config_that_ever_was_is_a_field_now() -> None:
+    assert set(THEN["ModelConfig"]) <= set(ModelConfig.__dataclass_fields__)
+
+
+def test_every_row_is_about_an_argument_that_was() -> None:
+    ever = {**THEN["GRPOConfig"], **THEN["ModelConfig"], **THEN["TrainingArguments"]}
+    assert set(OLD) <= set(ever), set(OLD) - set(ever)
+
+
+@pytest.mark.parametrize("name", [name for name in OLD if name in THEN["GRPOConfig"]])
+def test_a_row_names_the_first_and_the_last_trl_that_had_the_argument(name: str) -> None:
+    first, last = (version.rsplit(".", 1)[0] for version in THEN["GRPOConfig"][name].split(".."))
+    if OLD[name].when.startswith("TRL"):
+        assert OLD[name].when == f"TRL {first}–{last if last != '1.16' else ''}"
+
+
+@pytest.mark.parametrize("version", list(THEN["defaults"]))
+def test_defaults_of_a_version_are_the_published_ones(version: str) -> None:
+    published = THEN["defaults"][version]
+    ours = defaults_of(version)
+    for name, value in published.items():
+        if name == "top_k":
+            value = value or 0  # None and 0 are both "all"
+        if name == "use_bias_correction_kl" or name in ours:
+            assert ours[name] == value, name
+    assert set(ours) == set(DATED)
+
+
+def test_the_page_is_what_the_code_prints() -> None:
+    text = (HERE.parents[1] / "docs" / "old_arguments.md").read_text(encoding="utf-8")
+    assert text == page(), "run: python -m dunwu.trl.docs_page > docs/old_arguments.md"
+
+
+def test_the_course_s_config_becomes_what_its_text_describes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    config = made(tmp_path, **T1)
+    assert (config.prompts_per_step, config.num_generations) == (4, 16)
+    assert config.warmup_steps == 0.1
+    assert (config.beta, config.loss_type, config.temperature) == (0.04, "grpo", 0.9)
+    assert config.long_prompts == "cut"
+    said = caplog.text
+    assert "warmup_ratio=0.1 is now warmup_steps=0.1" in said
+    assert "default of TRL 0.15 (the last that used vllm_device): beta=0.04" in said
+    assert "set aside: vllm_device, vllm_gpu_memory_utilization" in said
+
+
+def test_what_is_given_wins_over_the_defaults_of_then(tmp_path: Path) -> None:
+    config = made(tmp_path, vllm_device="auto", beta=0.0, temperature=0.7, loss_type="dapo")
+    assert (config.beta, config.temperature, config.loss_type) == (0.0, 0.7, "dapo")
+
+
+def test_vllm_was_never_told_of_transformers_top_k(tmp_path: Path) -> None:
+    assert made(tmp_path, vllm_device="auto").top_k == 50
+    assert made(tmp_path, vllm_device="auto", use_vllm=True).top_k == 0
+
+
+def test_a_script_that_nothing_dates_gets_today_s_defaults(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    config = made(tmp_path)
+    assert {name: getattr(config, name) for name in DATED} == defaults_of("1.16")
+    assert "default of TRL" not in caplog.text
+
+
+def test_the_time_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUNWU_TRL", "0.14")
+    config = made(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, num_generations=8)
+    assert config.beta == 0.04
+    assert config.prompts_per_step == 8, "0.14 counted prompts"
+    assert (made(tmp_path).prompts_per_step, made(tmp_path, gradient_accumulation_steps=2).prompts_per_step) == (8, 2)
+    monkeypatch.setenv("DUNWU_TRL", "0.3")
+    with pytest.raises(ValueError, match=r"no version of TRL between 0\.14 and 1\.16"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"no_cuda": True}, "use_cpu", True),
+        ({"evaluation_strategy": "steps", "eval_steps": 5}, "eval_strategy", "steps"),
+        ({"evaluation_strategy": False}, "eval_strategy", "no"),
+        ({"per_gpu_train_batch_size": 16}, "per_device_train_batch_size", 16),
+        ({"adafactor": True}, "optim", "adafactor"),
+        ({"push_to_hub_model_id": "me/mine"}, "hub_model_id", "me/mine"),
+        ({"trust_remote_code": True}, "model_init_kwargs", {"trust_remote_code": True}),
+        ({"use_liger_kernel": True}, "use_liger_kernel", False),
+        ({"remove_unused_columns": True}, "remove_unused_columns", False),
+        ({"deepspeed": "zero3.json"}, "deepspeed", None),
+        ({"ddp_backend": "nccl"}, "ddp_backend", None),
+        ({"scale_rewards": "False"}, "scale_rewards", "none"),
+        ({"top_k": -1}, "top_k", 0),
+        ({"num_completions_to_print": None}, "num_completions_to_print", 2),
+    ],
+)
+def test_an_old_argument_becomes_today_s(tmp_path: Path, given: dict[str, Any], name: str, value: Any) -> None:
+    assert getattr(made(tmp_path, **given), name) == value
+
+
+def test_what_the_model_is_told_directly_wins(tmp_path: Path) -> None:
+    config = made(tmp_path, trust_remote_code=True, model_init_kwargs={"trust_remote_code": False, "dtype": "auto"})
+    assert config.model_init_kwargs == {"trust_remote_code": False, "dtype": "auto"}
+
+
+def test_the_logging_folder_is_where_tensorboard_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    made(tmp_path, logging_dir="logs/here")
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "logs/here"
+
+
+def test_a_key_among_the_arguments_reaches_the_environment_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import os
+
+    caplog.set_level("INFO", logger="dunwu")
+    key = "hf_" + "a1b2c3d4" * 4
+    config = made(tmp_path, hub_token=key)
+    assert os.environ["HF_TOKEN"] == key
+    assert config.hub_token is None
+    assert "hub_token holds a key" in caplog.text
+    assert key not in caplog.text
+    assert key.encode() not in pickle.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"entropy_coef": 0.01}, "entropy bonus is not here"),
+        ({"vllm_structured_outputs_regex": "<think>.*"}, "reward the format instead"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "rewards are summed, then normalised"),
+        ({"max_tool_calling_iterations": 3}, "tools are not here"),
+        ({"loss_type": "sapo"}, "loss_type='sapo' is unknown"),
+    ],
+)
+def test_what_would_change_the_run_is_refused_with_its_reason(
+    tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        made(tmp_path, **given)
+
+
+@pytest.mark.parametrize("name", [name for name, row in OLD.items() if row.refused and row.quiet])
+def test_a_harmless_value_of_a_refused_argument_is_fine(tmp_path: Path, name: str) -> None:
+    for value in OLD[name].quiet:
+        made(tmp_path, **{name: value})
+
+
+def test_what_is_saved_has_today_s_options_alone(tmp_path: Path) -> None:
+    saved = made(tmp_path, **T1).to_dict()
+    assert saved["warmup_steps"] == 0.1
+    assert not {name for name in OLD if name not in TrainingArguments.__dataclass_fields__} & set(saved)
+    again = pickle.loads(pickle.dumps(made(tmp_path, **T1)))
+    assert again.prompts_per_step == 4
+
+
+def test_a_model_config_answers_to_both_names_of_its_dtype() -> None:
+    assert ModelConfig(torch_dtype="bfloat16").dtype == "bfloat16"
+    assert ModelConfig(dtype="float16").torch_dtype == "float16"
+    assert ModelConfig(lora_target_modules=["all-linear"]).lora_target_modules == "all-linear"
+    with pytest.raises(ValueError, match="exclude each other"):
+        ModelConfig(load_in_4bit=True, load_in_8bit=True)
+    assert ScriptArguments(dataset_name="x").dataset_train_split == "train"
+
+
+def test_an_adapter_is_made_of_the_model_s_arguments() -> None:
+    from dunwu.trl import get_kbit_device_map, get_peft_config, get_quantization_config
+
+    assert get_peft_config(ModelConfig()) is None
+    made = get_peft_config(ModelConfig(use_peft=True, lora_r=8, lora_target_modules=["q_proj", "v_proj"]))
+    assert (made.r, made.lora_alpha, made.target_modules) == (8, 32, {"q_proj", "v_proj"})
+    assert get_quantization_config(ModelConfig()) is None
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        get_quantization_config(ModelConfig(load_in_4bit=True))
+    assert get_kbit_device_map() is None
+
+
+def test_a_tracker_that_is_not_installed_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = made(tmp_path, report_to=["comet_ml", "tensorboard"])
+    assert config.report_to == ["tensorboard"]
+    assert "comet_ml is not installed: the run goes on without it" in caplog.text

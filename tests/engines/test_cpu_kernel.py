@@ -1,0 +1,152 @@
+"""Compiled decoding steps: where they are kept, what happens without them, and rows that never touch each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dunwu.core.records import Sampling
+from dunwu.engines import FastEngine
+from dunwu.engines.fast.cpu_kernel import AT_MOST, NativeDecoder, _library, why_not_native
+from dunwu.engines.fast.decoder import Decoder
+
+NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="needs a C compiler")
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """A user's cache folder with nothing in it, and no library remembered before or after the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DUNWU_NATIVE", raising=False)
+    _library.cache_clear()
+    yield tmp_path / "cache" / "dunwu"
+    _library.cache_clear()
+
+
+def works(tiny, *, compiled):
+    """Whether an engine that may compile gives the completions of one that may not, by the steps that it should."""
+    model, sampling = tiny.model("llama").eval(), Sampling(n=2, max_new_tokens=6)
+    engine, plain = (FastEngine(model, tiny.tokenizer(), native=native) for native in (True, False))
+    ids = [
+        [c.ids for group in e.generate(tiny.prompts("a", "what"), sampling) for c in group] for e in (engine, plain)
+    ]
+    with torch.inference_mode():
+        assert type(engine.decoder()) is (NativeDecoder if compiled else Decoder)
+    return ids[0] == ids[1]
+
+
+@NEEDS_COMPILER
+def test_the_library_is_compiled_once_and_kept_in_the_users_cache_folder(tiny, cache_folder):
+    """Two seconds at every start would be more than a small run takes; scratch files left behind add up."""
+    assert works(tiny, compiled=True)
+    (kept,) = cache_folder.iterdir()
+    os.utime(kept, (1_000_000_000, 1_000_000_000))
+    _library.cache_clear()
+    assert works(tiny, compiled=True)
+    assert [path.name for path in cache_folder.iterdir()] == [kept.name]
+    assert kept.suffix == ".so" and kept.stat().st_mtime == 1_000_000_000
+    assert cache_folder.stat().st_mode & 0o077 == 0, "what is loaded as code is nobody else's to write"
+
+
+@pytest.mark.parametrize("way", ["DUNWU_NATIVE", "PATH"])
+def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(tiny, cache_folder, monkeypatch, way):
+    monkeypatch.setenv(way, "0" if way == "DUNWU_NATIVE" else str(cache_folder))
+    reason = why_not_native(tiny.model(), torch.float32)
+    assert reason is not None and "no C compiler" in reason and "DUNWU_NATIVE is 0" in reason
+    assert works(tiny, compiled=False)
+    assert not cache_folder.exists()
+
+
+def fake_compiler(folder: Path, monkeypatch, script: str) -> None:
+    folder.mkdir()
+    for name in ("cc", "gcc", "clang"):
+        compiler = folder / name
+        compiler.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo no room on this ship >&2; exit 1", "no room on this ship"),
+        # It succeeds, and what it makes (after -o, the twelfth word at the latest) is no library.
+        ('while [ "$1" != "-o" ]; do shift; done; echo nonsense > "$2"', "file too short"),
+    ],
+    ids=["fails", "makes nonsense"],
+)
+def test_a_compiler_that_does_not_work_is_said_once_and_done_without(
+    tiny, cache_folder, monkeypatch, caplog, script, words
+):
+    """A user whose compiler is broken has a working trainer, and knows why it is slow."""
+    fake_compiler(cache_folder.parent.parent / "bin", monkeypatch, script)
+    with caplog.at_level(logging.INFO, logger="dunwu"):
+        assert works(tiny, compiled=False)
+        assert works(tiny, compiled=False)
+    (said,) = [r.getMessage() for r in caplog.records if "compiled decoding steps are off" in r.getMessage()]
+    assert words in said
+
+
+def test_what_is_not_compiled_has_a_reason(tiny):
+    """Half precision, and models that no cache of a CPU holds: torch's own products are better there."""
+    assert "float32" in (why_not_native(tiny.model(), torch.bfloat16) or "")
+    assert "float32" in (why_not_native(tiny.model().to(torch.bfloat16), torch.float32) or "")
+    assert "float32" in (why_not_native(tiny.model().to("meta"), torch.float32) or "")
+    # Two layers of three 32 × inner products: one more than a cache holds.
+    wide = AT_MOST // (2 * 3 * 32 * 4)
+    assert "caches" in (why_not_native(tiny.model(intermediate_size=wide), torch.float32) or "")
+
+
+# -- rows that never touch each other --------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def logits_of_rows(decoder, ids, steps=6):
+    """All prompts in one batch, then so many greedy steps: the logits of every row, (P, steps + 1, V)."""
+    lengths = [len(row) for row in ids]
+    width = max(lengths)
+    cache = decoder.make_cache(len(ids), width + steps)
+    padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
+    slots = torch.arange(len(ids)).unsqueeze(1)
+    found = [decoder.prefill(padded, torch.tensor(lengths), slots, cache).clone()]
+    for step in range(steps):
+        positions = torch.tensor(lengths) + step
+        found.append(decoder.step(found[-1].argmax(dim=1), positions, width + steps, cache).clone())
+    return torch.stack(found, dim=1)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+def test_a_row_is_the_same_to_the_last_bit_whatever_rows_are_beside_it_and_however_many_threads(tiny, family):
+    """40 rows are a whole chunk of 24 and a part, and tiles of six and of four; alone, a row is a tile of one."""
+    model = tiny.model(family, hidden_size=40, num_attention_heads=5, num_key_value_heads=1, intermediate_size=44)
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 80, (1 + i % 13,), generator=generator).tolist() for i in range(40)]
+    with torch.inference_mode():
+        decoder = NativeDecoder(model.eval())
+        decoder.grow(64)
+    alone = torch.cat([logits_of_rows(decoder, [row]) for row in ids])
+    assert len({tuple(row) for row in alone[:, -1].argmax(dim=1, keepdim=True).tolist()}) > 3
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for rows in (ids, ids[:5], ids[:11], ids[1:39]):
+                start = ids.index(rows[0])
+                assert torch.equal(logits_of_rows(decoder, rows), alone[start : start + len(rows)])
+    finally:
+        torch.set_num_threads(1)
+
+
+@NEEDS_COMPILER
+def test_completions_are_the_same_to_the_last_bit_with_any_number_of_rows(tiny):
+    """What the engine promises beyond its ids: with compiled steps the log-probabilities do not move either."""
+    model, prompts = tiny.model("qwen2").eval(), tiny.prompts("a", "what is 2+2", "hello there")
+    model.generation_config.eos_token_id = list(range(5, 25))
+    sampling = Sampling(n=5, max_new_tokens=20)
+    every = [FastEngine(model, tiny.tokenizer(), max_rows=r).generate(prompts, sampling) for r in (None, 1, 4, 7)]
+    assert all(groups == every[0] for groups in every)

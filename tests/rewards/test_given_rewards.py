@@ -1,0 +1,58 @@
+"""What a trainer accepts as rewards: functions, models, and names of either."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+from dunwu.rewards import RewardModel, RewardRunner, reward_functions
+
+
+def ones(completions: list[Any], **columns: Any) -> list[float]:
+    return [1.0 for _ in completions]
+
+
+def test_one_function_and_a_list_of_callables_stay_as_they_are() -> None:
+    scaled = partial(ones, factor=2)
+    assert reward_functions(ones) == [ones]
+    assert reward_functions([ones, scaled]) == [ones, scaled]
+
+
+def test_names_become_built_in_rewards_or_your_own() -> None:
+    found = reward_functions(["equation_solves", "dunwu.rewards.tutorials:reward_len"])
+    assert [function.__name__ for function in found] == ["equation_solves", "reward_len"]  # type: ignore[attr-defined]
+
+
+def test_a_classifier_becomes_a_reward_model_with_its_own_tokenizer(tiny: Any) -> None:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=tiny.vocabulary,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_labels=1,
+        pad_token_id=0,
+    )
+    classifier = Qwen2ForSequenceClassification(config)
+    first, second = reward_functions([ones, classifier], [None, tiny.tokenizer()])
+    assert first is ones and isinstance(second, RewardModel)
+    runner = RewardRunner([first, second])
+    scores = runner.score(prompts=["a", "a"], completions=["b", "c"], completion_ids=[[1], [1]], columns={})
+    assert scores.values[0][1] != scores.values[1][1]
+
+
+@pytest.mark.parametrize(
+    ("given", "tokenizers", "said"),
+    [
+        ([], None, "no reward function"),
+        ([3], None, "must be a function, a reward model or the name of one, got 3"),
+        ([ones, ones], [None], "1 reward_processing_classes for 2 reward functions"),
+    ],
+)
+def test_what_is_no_reward_is_refused(given: Any, tokenizers: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        reward_functions(given, tokenizers)

@@ -1,0 +1,344 @@
+"""Whatever a reward function does wrong is named and counted, and never becomes a silent 0 (property 22)."""
+
+import asyncio
+import contextvars
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from dunwu.core.records import Problem, Scores
+from dunwu.rewards import RewardError, RewardRunner, combine
+
+TEXTS = ["a", "bb", "ccc", "dddd"]
+
+
+def scored(runner: RewardRunner, texts: list[str] = TEXTS, **columns: Any) -> Scores:
+    ids = [[7]] * len(texts)
+    return runner.score(prompts=["p"] * len(texts), completions=texts, completion_ids=ids, columns=columns)
+
+
+def length(completions: list[str], **columns: Any) -> list[float]:
+    return [float(len(c)) for c in completions]
+
+
+async def length_later(completions: list[str], **columns: Any) -> list[float]:
+    await asyncio.sleep(0.2)
+    return [float(len(c)) for c in completions]
+
+
+class Shorter:
+    def __call__(self, completions: list[str]) -> list[float]:
+        return [-float(len(c)) for c in completions]
+
+
+def failing_on(bad: str, act: Callable[[], Any]) -> Callable[..., list[Any]]:
+    """A reward that is the length, but does `act` on the text `bad`."""
+
+    def picky(completions: list[str], **columns: Any) -> list[Any]:
+        return [act() if c == bad else float(len(c)) for c in completions]
+
+    return picky
+
+
+def raise_error() -> float:
+    raise KeyError("no such thing")
+
+
+def hang() -> float:
+    time.sleep(5)  # a daemon thread: the test does not wait for it
+    return 0.0
+
+
+def test_functions_get_the_columns_that_they_ask_for() -> None:
+    seen: dict[str, Any] = {}
+
+    def everything(**given: Any) -> list[float]:
+        seen.update(given)
+        return [0.0] * 4
+
+    def one(completions: list[str], answer: list[str]) -> list[float]:
+        return [float(c == a) for c, a in zip(completions, answer, strict=True)]
+
+    scores = scored(RewardRunner([everything, one]), answer=["a", "x", "ccc", "x"], prompt=["p"] * 4)
+    assert [row[1] for row in scores.values] == [1.0, 0.0, 1.0, 0.0]
+    assert sorted(seen) == ["answer", "completion_ids", "completions", "prompts"]
+
+
+def test_names_are_unique_and_come_from_functions_classes_and_partials() -> None:
+    partial = functools.partial(functools.partial(length), extra=1)
+    runner = RewardRunner([length, length, Shorter(), partial, length_later])
+    assert runner.names == ("length", "length_2", "Shorter", "length_3", "length_later")
+    assert RewardRunner(length).names == ("length",)
+
+
+def test_a_partial_may_have_a_name_of_its_own_and_still_be_async() -> None:
+    near = functools.partial(length, extra=1)
+    near.__name__ = "near_twenty"  # type: ignore[attr-defined]
+    later = functools.partial(length_later)
+    later.__name__ = "later"  # type: ignore[attr-defined]
+    runner = RewardRunner([near, later])
+    assert runner.names == ("near_twenty", "later")
+    assert scored(runner).values == scored(RewardRunner([functools.partial(length, extra=1), length_later])).values
+
+
+def test_sync_async_objects_and_partials_are_scored_in_order() -> None:
+    scores = scored(RewardRunner([length_later, length, Shorter(), functools.partial(length, extra=1)]))
+    assert scores.values[2] == (3.0, 3.0, -3.0, 3.0)
+    assert scores.names == ("length_later", "length", "Shorter", "length_2") and scores.problems == ()
+
+
+def test_async_functions_run_at_the_same_time_and_inside_a_running_loop() -> None:
+    async def notebook() -> Scores:
+        return scored(RewardRunner([length_later] * 5))
+
+    start = time.perf_counter()
+    assert asyncio.run(notebook()).values[1] == (2.0,) * 5
+    assert time.perf_counter() - start < 0.8, "five waits of 0.2 s, one after another, take 1 s"
+
+
+def test_a_function_that_returns_a_coroutine_is_awaited() -> None:
+    assert scored(RewardRunner(lambda **given: length_later(**given))).values[0] == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        [1, 2.0, True, None],
+        (1, 2, 1, None),
+        [numpy.float32(1), numpy.int64(2), numpy.bool_(True), None],
+        [torch.tensor(1), torch.tensor([2.0]), torch.tensor(True), None],
+    ],
+)
+def test_numbers_of_every_kind_are_read_and_none_is_kept(returned: Any) -> None:
+    assert scored(RewardRunner(lambda **given: returned)).values == ((1.0,), (2.0,), (1.0,), (None,))
+
+
+def test_tensors_and_arrays_are_read() -> None:
+    for made in (torch.tensor([1.0, 2, 3, 4], dtype=torch.bfloat16), numpy.array([1, 2, 3, 4])):
+        runner = RewardRunner(lambda made=made, **given: made)
+        assert scored(runner).values == ((1.0,), (2.0,), (3.0,), (4.0,))
+
+
+PROBLEMS: list[tuple[Any, int | None, str, str]] = [
+    (failing_on("ccc", raise_error), 2, "exception", "KeyError: 'no such thing'"),
+    (failing_on("ccc", lambda: math.nan), 2, "nan", "returned nan"),
+    (failing_on("ccc", lambda: -math.inf), 2, "nan", "returned -inf"),
+    (failing_on("ccc", lambda: 10**400), 2, "nan", "returned 1000"),
+    (failing_on("ccc", lambda: "3"), 2, "type", "returned '3' (str)"),
+    (failing_on("ccc", lambda: [1.0, 2.0]), 2, "type", "(list), which is no number"),
+    (lambda **given: [1.0], None, "length", "returned 1 values for 4 completions"),
+    (lambda **given: 1.0, None, "type", "returned float and not a list"),
+    (lambda **given: torch.tensor(1.0), None, "type", "returned Tensor and not a list"),
+    (lambda **given: "abcd", None, "type", "returned str and not a list"),
+    (lambda **given: None, None, "type", "returned NoneType and not a list"),
+    (failing_on("ccc", hang), 2, "timeout", "no answer within 0.2 s"),
+]
+
+
+@pytest.mark.parametrize(("function", "row", "kind", "detail"), PROBLEMS)
+def test_a_problem_is_raised_with_function_row_and_reason(
+    function: Any, row: int | None, kind: str, detail: str
+) -> None:
+    runner = RewardRunner([length, function], timeout=0.2)
+    with pytest.raises(RewardError) as caught:
+        scored(runner)
+    problem, message = caught.value.problem, str(caught.value)
+    assert (problem.function, problem.row, problem.kind) == (runner.names[1], row, kind)
+    assert detail in problem.detail and detail in message and runner.names[1] in message
+    assert ("on row 2" in message and "begins 'ccc'" in message) is (row == 2)
+    assert runner.problem_counts == {(runner.names[1], kind): 1}
+
+
+@pytest.mark.parametrize(("function", "row", "kind", "detail"), PROBLEMS)
+def test_a_skipped_problem_is_none_counted_and_reported(
+    function: Any, row: int | None, kind: str, detail: str
+) -> None:
+    runner = RewardRunner([length, function], timeout=0.2, on_error="skip")
+    scores = scored(runner)
+    expected = [None] * 4 if row is None else [None if r == row else float(r + 1) for r in range(4)]
+    assert [values[1] for values in scores.values] == expected
+    assert [values[0] for values in scores.values] == [1.0, 2.0, 3.0, 4.0]
+    assert [(p.function, p.row, p.kind) for p in scores.problems] == [(runner.names[1], row, kind)]
+    assert detail in scores.problems[0].detail
+    scored(runner)
+    assert runner.problem_counts == {(runner.names[1], kind): 2}
+
+
+def test_the_exception_itself_is_chained() -> None:
+    with pytest.raises(RewardError) as caught:
+        scored(RewardRunner(failing_on("ccc", raise_error)))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_async_function_that_fails_or_hangs_is_named_and_the_others_are_scored() -> None:
+    async def broken(completions: list[str]) -> list[float]:
+        return [1 / (len(c) - 2) for c in completions]
+
+    async def stuck(completions: list[str]) -> list[float]:
+        await asyncio.sleep(30 if "bb" in completions else 0)
+        return length(completions)
+
+    async def blocking(completions: list[str]) -> list[float]:
+        return failing_on("bb", hang)(completions)
+
+    runner = RewardRunner([broken, stuck, blocking, length_later], timeout=0.5, on_error="skip")
+    scores = scored(runner)
+    assert [(p.function, p.row, p.kind) for p in scores.problems] == [
+        ("broken", 1, "exception"),
+        ("stuck", 1, "timeout"),
+        ("blocking", 1, "timeout"),
+    ]
+    assert scores.values == (
+        (-1.0, 1.0, 1.0, 1.0),
+        (None, None, None, 2.0),
+        (1.0, 3.0, 3.0, 3.0),
+        (0.5, 4.0, 4.0, 4.0),
+    )
+
+
+def test_a_timeout_error_of_the_function_itself_is_an_exception() -> None:
+    async def tired(completions: list[str]) -> list[float]:
+        raise TimeoutError("the server said no")
+
+    with pytest.raises(RewardError, match="the server said no") as caught:
+        scored(RewardRunner(tired), ["one row, so that nothing is asked again"])
+    assert caught.value.problem.kind == "exception"
+
+
+def test_the_search_for_hanging_rows_ends_and_says_which_rows_it_did_not_try() -> None:
+    runner = RewardRunner(lambda **given: hang(), timeout=0.1, on_error="skip")
+    start = time.perf_counter()
+    scores = scored(runner, ["a"] * 50)
+    assert time.perf_counter() - start < 1.5
+    assert [p.row for p in scores.problems] == list(range(50)) and {p.kind for p in scores.problems} == {"timeout"}
+    assert "not tried" in scores.problems[-1].detail and "not tried" not in scores.problems[0].detail
+    assert scores.values == ((None,),) * 50
+
+
+def test_a_failure_that_no_row_alone_repeats_is_the_batchs() -> None:
+    def alone(completions: list[str]) -> list[float]:
+        if len(completions) > 1:
+            raise RuntimeError("one at a time")
+        return [1.0]
+
+    scores = scored(RewardRunner(alone, on_error="skip"))
+    assert scores.values == ((None,),) * 4
+    assert [(p.row, p.kind) for p in scores.problems] == [(None, "exception")]
+    assert "yet 4 of 4 rows, each alone, passed" in scores.problems[0].detail
+
+
+def test_a_function_that_is_merely_slow_is_not_blamed_on_a_row() -> None:
+    def slow(completions: list[str]) -> list[float]:
+        time.sleep(0.05 * len(completions))
+        return length(completions)
+
+    scores = scored(RewardRunner(slow, timeout=0.3, on_error="skip"), ["a"] * 30)
+    assert [(p.row, p.kind) for p in scores.problems] == [(None, "timeout")]
+    assert "of 30 rows, each alone, passed" in scores.problems[0].detail
+    assert scores.values == ((None,),) * 30
+
+
+def test_a_missing_column_is_refused_before_anything_is_called() -> None:
+    def needs(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+        raise AssertionError("not to be called")
+
+    with pytest.raises(
+        ValueError, match=r"'needs' needs \['answer'\]; there are \['completion_ids', 'completions', 'gold'"
+    ):
+        scored(RewardRunner(needs, on_error="skip"), gold=["1"] * 4)
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="'answer' has 3, there are 4 completions"):
+        scored(RewardRunner(length), answer=["1"] * 3)
+
+
+def test_one_function_cannot_spoil_anothers_arguments() -> None:
+    def greedy(completions: list[str], **columns: Any) -> list[float]:
+        values = length(completions)
+        completions.clear()
+        return values
+
+    assert scored(RewardRunner([greedy, length])).values[3] == (4.0, 4.0)
+
+
+def test_no_completions_are_no_scores_and_no_call() -> None:
+    assert scored(RewardRunner(lambda **given: 1 / 0), []).values == ()
+
+
+def test_without_a_timeout_a_sync_function_runs_in_the_calling_thread() -> None:
+    threads = list[threading.Thread]()
+
+    def where(completions: list[str]) -> list[float]:
+        threads.append(threading.current_thread())
+        return length(completions)
+
+    scored(RewardRunner(where, timeout=None))
+    assert threads == [threading.current_thread()]
+    assert scored(RewardRunner(length_later, timeout=None)).values[0] == (1.0,)
+
+
+def test_the_timeout_costs_less_than_a_millisecond_a_call() -> None:
+    runner = RewardRunner(length)
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(20):
+            scored(runner)
+        took.append((time.perf_counter() - start) / 20)
+    assert min(took) < 0.001
+
+
+def test_a_function_sees_the_context_variables_of_its_caller() -> None:
+    language = contextvars.ContextVar("language", default="en")
+    language.set("zh")
+    scores = scored(RewardRunner(lambda completions: [float(language.get() == "zh")] * len(completions)))
+    assert scores.values == ((1.0,),) * 4
+
+
+def test_system_exit_in_a_reward_ends_the_run_and_is_not_lost_in_a_thread() -> None:
+    def leave(completions: list[str]) -> list[float]:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        scored(RewardRunner(leave, on_error="skip"))
+
+
+def test_combine_weighs_and_leaves_none_out() -> None:
+    values = ((1.0, 2.0), (None, 2.0), (None, None))
+    scores = Scores(names=("a", "b"), values=values, problems=())
+    assert combine(scores, [1.0, 0.5]) == [2.0, 1.0, None]
+    assert combine(scores) == [3.0, 2.0, None]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, math.nan]])
+def test_weights_must_be_one_finite_number_a_function(weights: list[float]) -> None:
+    scores = Scores(names=("a", "b"), values=(), problems=())
+    with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
+        combine(scores, weights)
+    with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
+        RewardRunner([length, Shorter()], weights=weights)
+
+
+def test_wrong_options_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="timeout must be a positive"):
+        RewardRunner(length, timeout=0)
+    with pytest.raises(ValueError, match='must be "raise" or "skip"'):
+        RewardRunner(length, on_error="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a function"):
+        RewardRunner(["length"])  # type: ignore[list-item]
+
+
+def test_the_problem_of_an_error_is_a_record() -> None:
+    with pytest.raises(RewardError) as caught:
+        scored(RewardRunner(failing_on("a", raise_error)))
+    assert caught.value.problem == Problem(
+        function="picky", row=0, kind="exception", detail="KeyError: 'no such thing'"
+    )

@@ -1,0 +1,248 @@
+"""Which trackers a run has, and whether each is online: keys where the trackers keep them, and real sockets."""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dunwu._utils import reachability as network
+from dunwu.trackers import offline as services
+from dunwu.trackers import settle, settled
+
+WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home, a folder and an environment without any key, mode or proxy."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("WANDB", "SWANLAB", "MLFLOW", "NETRC")):
+            monkeypatch.delenv(name)
+    for name in ("WANDB_MODE", "SWANLAB_MODE", "MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "x")  # so that what is set below is taken back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SWANLAB_CONFIG_DIR", str(tmp_path / "etc"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("mlflow", "wandb.sdk.wandb_setup"):  # as in a process that has not used them
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(services, "_OURS", set())
+    monkeypatch.setattr(services, "_SAID", set())
+
+
+@pytest.fixture
+def listening() -> Iterator[Callable[[bytes], str]]:
+    """Starts a server that answers the first bytes of every connection with the same line; gives its address."""
+    open_lines: list[socket.socket] = []
+
+    def start(answer: bytes) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        open_lines.append(server)
+        threading.Thread(target=serve, args=(server, answer), daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def serve(server: socket.socket, answer: bytes) -> None:
+        while True:
+            try:
+                line, _ = server.accept()
+            except OSError:
+                return
+            with line:
+                if answer:
+                    line.recv(1024)
+                    line.sendall(answer)
+
+    yield start
+    for line in open_lines:
+        line.shutdown(socket.SHUT_RDWR)
+        line.close()
+
+
+@pytest.fixture
+def silent() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{line.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, []),
+        ("none", []),
+        ([], []),
+        (["none"], []),
+        ("tensorboard", ["tensorboard"]),
+        (["tensorboard", "trackio", "tensorboard"], ["tensorboard", "trackio"]),
+    ],
+)
+def test_every_way_to_write_report_to_becomes_a_list(given: object, found: list[str]) -> None:
+    assert settle(given) == found  # type: ignore[arg-type]
+
+
+def test_all_means_those_that_are_installed() -> None:
+    assert {"wandb", "swanlab", "tensorboard", "trackio", "mlflow"} <= set(settle("all"))
+
+
+def test_a_name_that_no_tracker_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"report_to='wanbd' names no tracker; did you mean 'wandb'\?"):
+        settle(["tensorboard", "wanbd"])
+
+
+def test_a_missing_package_is_refused_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(
+        ValueError, match=r"trackio is not installed: pip install 'dunwu\[trackers\]'; or report_to='n"
+    ):
+        settle("trackio")
+    with pytest.raises(ValueError, match=r"clearml is not installed: pip install clearml"):
+        settle("clearml")
+
+
+def test_an_old_script_goes_on_without_a_tracker_that_is_not_installed(caplog: pytest.LogCaptureFixture) -> None:
+    assert settle(["clearml", "tensorboard"], missing="drop") == ["tensorboard"]
+    assert "report_to='clearml', and clearml is not installed: the run goes on without it" in caplog.text
+
+
+def test_without_a_key_nobody_is_asked_and_the_run_is_offline(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "reachable", lambda address: pytest.fail("no key: no connection"))
+    settle(["wandb", "swanlab"])
+    settle(["wandb", "swanlab"])
+    assert (os.environ["WANDB_MODE"], os.environ["SWANLAB_MODE"]) == ("offline", "offline")
+    assert caplog.text.count("wandb: no key was found") == 1
+    assert "Upload it later with: swanlab sync swanlog/run-*" in caplog.text
+
+
+def keys_of_wandb(home: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> Iterator[str]:
+    """Puts a key in each of the places where wandb looks, one after another."""
+    monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
+    yield "environment"
+    monkeypatch.delenv("WANDB_API_KEY")
+    for name, file in (("~/.netrc", home / ".netrc"), ("NETRC", home / "elsewhere")):
+        file.write_text(f"machine {host}\n  login user\n  password {WANDB_KEY}\n")
+        if name == "NETRC":
+            monkeypatch.setenv("NETRC", str(file))
+        yield name
+        file.unlink()
+        monkeypatch.delenv("NETRC", raising=False)
+    settings = home / ".config" / "wandb" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"[default]\napi_key = {WANDB_KEY}\n")
+    yield "settings file"
+    settings.unlink()
+
+
+def test_a_key_in_any_of_wandbs_places_and_a_server_that_answers_mean_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str]
+) -> None:
+    address = listening(b"")
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    for place in keys_of_wandb(tmp_path, monkeypatch, address.removeprefix("http://")):
+        settle("wandb")
+        assert "WANDB_MODE" not in os.environ, place
+    settle("wandb")
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
+def test_a_key_in_any_of_swanlabs_places_and_a_server_that_answers_mean_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str]
+) -> None:
+    address = listening(b"")
+    key = "password Zq8sWanLabKey4tests77"
+    places = {
+        ".swanlab/.netrc": f"machine {address}\n  login {address}\n  {key}\n",
+        "swanlab.yaml": f"api_key: Zq8sWanLabKey4tests77\napi_host: {address}\n",
+        ".env": f"SWANLAB_API_KEY=Zq8sWanLabKey4tests77\nSWANLAB_API_HOST={address}\n",
+    }
+    for name, text in places.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        settle("swanlab")
+        assert "SWANLAB_MODE" not in os.environ, name
+        path.unlink()
+    settle("swanlab")
+    assert os.environ["SWANLAB_MODE"] == "offline"
+
+
+def test_a_server_that_does_not_answer_means_offline_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+    silent: str,
+    listening: Callable[[bytes], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", silent)
+    settle("wandb")
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert f"wandb: its server {silent.removeprefix('http://')} does not answer" in caplog.text
+    assert WANDB_KEY not in caplog.text
+    monkeypatch.setenv("WANDB_BASE_URL", listening(b""))
+    settle("wandb")
+    assert "WANDB_MODE" not in os.environ
+
+
+@pytest.mark.parametrize("mode", ["online", "disabled"])
+def test_a_mode_that_the_user_has_set_wins(mode: str, monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_BASE_URL", silent)
+    settle("wandb")
+    assert os.environ["WANDB_MODE"] == mode
+
+
+def test_the_old_switch_that_turned_wandb_off_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert settle(["wandb", "tensorboard"]) == ["tensorboard"]
+
+
+def test_a_proxy_is_asked_for_the_connection(
+    monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str], silent: str
+) -> None:
+    monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 200 Connection established\r\n\r\n"))
+    assert network.reachable("https://tracker.invalid")
+    monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"))
+    assert not network.reachable("https://tracker.invalid")
+    monkeypatch.setenv("https_proxy", silent)
+    assert not network.reachable("https://tracker.invalid")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    spoken_to = listening(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert network.reachable(spoken_to.replace("http:", "https:")), "it answers, if not in TLS"
+    assert not network.reachable(listening(b"").replace("http:", "https:")), "cut at the first word"
+    assert network.reachable(listening(b""))
+
+
+def test_mlflow_without_a_server_or_with_a_silent_one_is_kept_here(
+    monkeypatch: pytest.MonkeyPatch, silent: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle("mlflow")
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # its own default store is what is wanted
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent)
+    settle("mlflow")
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert f"mlflow: the server {silent} does not answer; this run is kept here" in caplog.text
+
+
+def test_mlflow_without_database_packages_writes_plain_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    settle("mlflow")
+    assert os.environ["MLFLOW_TRACKING_URI"] == (tmp_path / "mlruns").as_uri()
+    assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
+
+
+def test_options_with_a_token_are_refused_because_every_checkpoint_would_hold_it() -> None:
+    token = "hf_" + "a1B2" * 8
+    for options in (
+        {"hub_token": token, "model_init_kwargs": None},
+        {"hub_token": None, "model_init_kwargs": {"token": token}},
+    ):
+        with pytest.raises(ValueError, match=r"token holds a key, .*training_args.bin.*HF_TOKEN") as refused:
+            settled(SimpleNamespace(report_to=[], **options))
+        assert token not in str(refused.value)
