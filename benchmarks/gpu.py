@@ -79,10 +79,10 @@ def made_model(args: argparse.Namespace) -> Any:
 
 def tokenizer() -> Any:
     """The embedded model's: its ids are a part of the vocabulary, and the others decode to nothing."""
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
     from dunwu.model.loading import load_tokenizer
 
-    return load_tokenizer(str(model_path()))
+    return load_tokenizer(str(embedded_model_path()))
 
 
 def prompts(args: argparse.Namespace) -> list[Any]:
@@ -92,9 +92,9 @@ def prompts(args: argparse.Namespace) -> list[Any]:
     dice = torch.Generator().manual_seed(1)
     return [
         Prompt(
-            key=i,
+            row_index=i,
             row={},
-            given="",
+            original="",
             text="",
             ids=tuple(torch.randint(5, 350, (100 + 10 * i,), generator=dice).tolist()),
         )
@@ -135,7 +135,7 @@ def wait(args: argparse.Namespace) -> None:
 
 def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
     """The same tokens with and without graphs, before and after the weights change."""
-    from dunwu.core.records import Sampling
+    from dunwu.core.records import SamplingParams
 
     model = made_model(args)
     replayed, plain = made_engine(model, args), made_engine(model, args)
@@ -144,7 +144,7 @@ def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight), alpha=change * 0.02)
-        sampling = Sampling(n=4, max_new_tokens=args.limit, seed=3)
+        sampling = SamplingParams(n=4, max_new_tokens=args.limit, seed=3)
         mine = replayed.generate(prompts(args), sampling)
         held, _ = plain.hold(plain.decoder(), 16, 130 + args.limit, sampling)
         held.replay.enabled = False
@@ -161,11 +161,11 @@ def rollouts(args: argparse.Namespace) -> list[list[str]]:
     """4 × 16 completions, beside `generate` as TRL calls it."""
     from transformers import GenerationConfig
 
-    from dunwu.core.records import Sampling
+    from dunwu.core.records import SamplingParams
 
     model = made_model(args).eval()
     engine = made_engine(model, args)
-    sampling = Sampling(n=16, max_new_tokens=args.limit)
+    sampling = SamplingParams(n=16, max_new_tokens=args.limit)
     ours = seconds(lambda: engine.generate(prompts(args), sampling), args)
     rows = [list(p.ids) for p in prompts(args) for _ in range(16)]
     width = max(map(len, rows))
@@ -187,11 +187,11 @@ def rollouts(args: argparse.Namespace) -> list[list[str]]:
 
 def decoding_step(args: argparse.Namespace) -> list[list[str]]:
     """One token for 64 rows, beside the time its bytes take at the bandwidth of a copy."""
-    from dunwu.core.records import Sampling
+    from dunwu.core.records import SamplingParams
 
     engine = made_engine(made_model(args).eval(), args)
     config = engine.model.config
-    short, long = (Sampling(n=16, max_new_tokens=count) for count in (args.limit // 2, args.limit))
+    short, long = (SamplingParams(n=16, max_new_tokens=count) for count in (args.limit // 2, args.limit))
     took = [seconds(lambda s=s: engine.generate(prompts(args), s), args) for s in (short, long)]  # type: ignore[misc]
     step = (took[1] - took[0]) / (args.limit - args.limit // 2)
     size = 4 if args.small else 2
@@ -323,13 +323,13 @@ def start(args: argparse.Namespace) -> list[list[str]]:
 
 def first_completion(args: argparse.Namespace) -> None:
     """What `start` times."""
-    from dunwu.core.records import Sampling
+    from dunwu.core.records import SamplingParams
     from dunwu.engines import FastEngine
-    from dunwu.model.loading import load_policy, load_tokenizer
+    from dunwu.model.loading import load_model, load_tokenizer
 
-    model = load_policy(str(args.first)).to(args.device)
+    model = load_model(str(args.first)).to(args.device)
     engine = FastEngine(model, load_tokenizer(str(args.first)), autocast=autocast(args), native=False)
-    engine.generate(prompts(args), Sampling(n=16, max_new_tokens=args.limit))
+    engine.generate(prompts(args), SamplingParams(n=16, max_new_tokens=args.limit))
 
 
 def report(rows: list[list[str]], args: argparse.Namespace) -> None:

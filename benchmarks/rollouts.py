@@ -63,7 +63,7 @@ def main() -> None:
 
 def write_job(args: argparse.Namespace, name: str) -> None:
     """Prompts as ids, and a model's folder, for sides that cannot import Dunwu."""
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
     from dunwu.recipes.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
     from dunwu.rollout.prompts import build_prompts
 
@@ -71,7 +71,7 @@ def write_job(args: argparse.Namespace, name: str) -> None:
     task = make_task(recipe)
     prompts, _ = build_prompts(prompt_rows(task, task.rows("train")[: args.prompts]), make_tokenizer(recipe.model))
     args.job.parent.mkdir(parents=True, exist_ok=True)
-    folder = str(model_path()) if name == "embedded" else twin(args.job.parent / "twin")
+    folder = str(embedded_model_path()) if name == "embedded" else twin(args.job.parent / "twin")
     args.job.write_text(json.dumps({"model": folder, "ids": [prompt.ids for prompt in prompts]}))
 
 
@@ -80,14 +80,14 @@ def twin(folder: Path) -> str:
     import torch
     from transformers import AutoConfig, Qwen2ForCausalLM
 
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
     from dunwu.model.loading import load_tokenizer
 
-    config = AutoConfig.from_pretrained(model_path())
+    config = AutoConfig.from_pretrained(embedded_model_path())
     config.num_attention_heads, config.num_key_value_heads = 2, 1
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    load_tokenizer(str(model_path())).save_pretrained(folder)
+    load_tokenizer(str(embedded_model_path())).save_pretrained(folder)
     return str(folder)
 
 
@@ -149,16 +149,16 @@ def ours(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
     """The fast engine."""
     import torch
 
-    from dunwu.core.records import Prompt, Sampling
+    from dunwu.core.records import Prompt, SamplingParams
     from dunwu.engines import FastEngine
-    from dunwu.model.loading import load_policy, load_tokenizer
+    from dunwu.model.loading import load_model, load_tokenizer
 
     torch.set_num_threads(args.threads)
-    engine = FastEngine(load_policy(job["model"]), load_tokenizer(job["model"]))
-    prompts = [Prompt(key=i, row={}, given="", text="", ids=tuple(ids)) for i, ids in enumerate(job["ids"])]
+    engine = FastEngine(load_model(job["model"]), load_tokenizer(job["model"]))
+    prompts = [Prompt(row_index=i, row={}, original="", text="", ids=tuple(ids)) for i, ids in enumerate(job["ids"])]
 
     def call(repeat: int) -> int:
-        sampling = Sampling(n=args.completions, max_new_tokens=args.limit, seed=repeat)
+        sampling = SamplingParams(n=args.completions, max_new_tokens=args.limit, seed=repeat)
         return sum(len(c.ids) for group in engine.generate(prompts, sampling) for c in group)
 
     return call
@@ -169,10 +169,10 @@ def transformers_generate(job: dict[str, Any], args: argparse.Namespace) -> Call
     import torch
     from transformers import GenerationConfig
 
-    from dunwu.model.loading import load_policy, load_tokenizer
+    from dunwu.model.loading import load_model, load_tokenizer
 
     torch.set_num_threads(args.threads)
-    model, tokenizer = load_policy(job["model"]).eval(), load_tokenizer(job["model"])
+    model, tokenizer = load_model(job["model"]).eval(), load_tokenizer(job["model"])
     rows = [ids for ids in job["ids"] for _ in range(args.completions)]
     width = max(map(len, rows))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])

@@ -58,14 +58,14 @@ def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, l
 
     def completion() -> Completion:
         length = max(1, min(limit, int(dice.gammavariate(4, mean / 4))))
-        return Completion(ids=tokens(length), logps=(0.0,) * length, finish="stop", text="")
+        return Completion(ids=tokens(length), sampler_logps=(0.0,) * length, finish_reason="stop", text="")
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(dice.randrange(5, 350) for _ in range(count))
 
     return [
         Group(
-            prompt=Prompt(key=key, row={}, given="", text="", ids=tokens(prompt_tokens)),
+            prompt=Prompt(row_index=key, row={}, original="", text="", ids=tokens(prompt_tokens)),
             rollouts=tuple(
                 Rollout(
                     completion=completion(),
@@ -82,23 +82,25 @@ def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, l
 
 def embedded_model() -> Any:
     """The model that the package carries."""
-    from dunwu.embedded import model_path
-    from dunwu.model.loading import load_policy
+    from dunwu.embedded import embedded_model_path
+    from dunwu.model.loading import load_model
 
-    return load_policy(str(model_path()))
+    return load_model(str(embedded_model_path()))
 
 
 def step(model: Any, groups: Any, *, shared: bool = True) -> Callable[[], int]:
     """A step's packing, forward and backward passes; gives the tokens that were trained on."""
-    from dunwu.model.logprobs import forward_logps, own_attention, padded_logps
-    from dunwu.rollout.micro_batches import pack
+    from dunwu.model.logprobs import forward_logps, packed_attention_context, padded_logps
+    from dunwu.rollout.micro_batches import make_micro_batches
 
     def run() -> int:
-        batches = pack(groups, aggregation="token", tokens=8192, skip_zero_advantage=True, shared_prompts=shared)
+        batches = make_micro_batches(
+            groups, loss_aggregation="token_mean", tokens=8192, skip_zero_advantage=True, shared_prompts=shared
+        )
         model.zero_grad()
         for batch in batches:
             if shared:
-                with own_attention(model):
+                with packed_attention_context(model):
                     logps, _ = forward_logps(model, batch, 1.0)
                     (logps * batch.weights_BC * batch.advantages_B[:, None]).sum().backward()
             else:
@@ -173,8 +175,8 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     import dunwu.model.lm_head
-    from dunwu.model.logprobs import forward_logps, own_attention
-    from dunwu.rollout.micro_batches import pack
+    from dunwu.model.logprobs import forward_logps, packed_attention_context
+    from dunwu.rollout.micro_batches import make_micro_batches
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -192,10 +194,10 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
     if args.full_logits:
         dunwu.model.lm_head.linear_logps = full_logits  # type: ignore[assignment]
     groups = made_groups(prompts=2, completions=8, prompt_tokens=64, mean=100_000, limit=512)
-    batches = pack(groups, aggregation="token", tokens=100_000)
+    batches = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts again from here (Linux)
-    with own_attention(model):
+    with packed_attention_context(model):
         for batch in batches:
             logps, _ = forward_logps(model, batch, 1.0)
             (logps * batch.weights_BC).sum().backward()

@@ -147,27 +147,27 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dict[str, float]:
     """Greedy and sampled accuracy on the held-out split: the same code for both sides."""
-    from dunwu.engines import best_engine
+    from dunwu.engines import make_engine
     from dunwu.recipes.evaluation import evaluate
     from dunwu.recipes.recipe import prompt_rows
     from dunwu.rollout.prompts import build_prompts
 
     prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
     limit = recipe.train["max_completion_length"]
-    figures = evaluate(best_engine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
+    figures = evaluate(make_engine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
     return {"greedy": figures["greedy_strict"], "sampled": figures["sampled_strict"]}
 
 
 def dunwu_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, folder: Path, args: Any) -> Any:
     """Ours, as the recipe says, with a constant learning rate: both sides are stopped by the clock."""
     from dunwu import GRPOTrainer
-    from dunwu.model.loading import load_policy
+    from dunwu.model.loading import load_model
     from dunwu.recipes.recipe import make_config, model_source
 
     more = {"output_dir": str(folder), "seed": args.seed, "lr_scheduler_type": "constant_with_warmup"}
     config = make_config(recipe, **more, max_steps=100_000, disable_tqdm=True)
     return GRPOTrainer(
-        load_policy(model_source(recipe.model)),
+        load_model(model_source(recipe.model)),
         list(task.rewards),
         config,
         rows,
@@ -181,7 +181,7 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from dunwu.model.loading import load_policy
+    from dunwu.model.loading import load_model
     from dunwu.recipes.recipe import model_source
 
     train = {k: v for k, v in recipe.train.items() if k not in ("prompts_per_step", "save_strategy", "output_dir")}
@@ -201,7 +201,7 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     )
     config.seed = args.seed
     return GRPOTrainer(
-        load_policy(model_source(recipe.model)),
+        load_model(model_source(recipe.model)),
         list(task.rewards),
         config,
         Dataset.from_list(rows),
@@ -210,7 +210,14 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     )
 
 
-OURS_ONLY = {"max_steps", "lr_scheduler_type", "seed", "tokens_per_micro_batch", "max_prompt_length", "long_prompts"}
+OURS_ONLY = {
+    "max_steps",
+    "lr_scheduler_type",
+    "seed",
+    "tokens_per_micro_batch",
+    "max_prompt_length",
+    "overlong_prompts",
+}
 
 
 def one_line(run: dict[str, Any]) -> str:

@@ -83,16 +83,16 @@ from pathlib import Path
 from IPython.display import Image
 
 from dunwu import GRPOConfig, GRPOTrainer, Sampling, evaluate, get_task
-from dunwu.engines import best_engine
-from dunwu.observers import History, RolloutLog, draw_curves
-from dunwu.model.loading import load_policy, load_tokenizer, on_best_device
+from dunwu.engines import make_engine
+from dunwu.observers import MetricsLog, RolloutLog, draw_curves
+from dunwu.model.loading import load_model, load_tokenizer, to_best_device
 from dunwu.rollout.prompts import build_prompts, describe_prompt
 from dunwu.recipes.recipe import prompt_rows
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 
 tokenizer = load_tokenizer(MODEL)
-model = on_best_device(load_policy(MODEL))
+model = to_best_device(load_model(MODEL))
 f"{sum(p.numel() for p in model.parameters()):,} parameters on {model.device}"
 """,
     ),
@@ -119,11 +119,11 @@ In a terminal: `dunwu chat MODEL --show-ids`.
         """
 def ask(engine, messages):
     (prompt,), _ = build_prompts([{"prompt": messages}], tokenizer)
-    ((completion,),) = engine.generate([prompt], Sampling(max_new_tokens=LENGTH, temperature=0.0))
+    ((completion,),) = engine.generate([prompt], SamplingParams(max_new_tokens=LENGTH, temperature=0.0))
     return prompt, completion.text
 
 
-prompt, answer = ask(best_engine(model, tokenizer), [{"role": "user", "content": "What is 3 + 4?"}])
+prompt, answer = ask(make_engine(model, tokenizer), [{"role": "user", "content": "What is 3 + 4?"}])
 print(describe_prompt(prompt, tokenizer), "\\n\\nanswer:", answer)
 """,
     ),
@@ -271,7 +271,7 @@ config = GRPOConfig(
     save_steps=100,
     save_total_limit=2,
 )
-history = History(Path(OUTPUT) / "metrics.jsonl")
+history = MetricsLog(Path(OUTPUT) / "metrics.jsonl")
 trainer = GRPOTrainer(
     model,
     reward_funcs=list(task.rewards),

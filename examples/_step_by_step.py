@@ -42,16 +42,16 @@ import logging
 import torch
 
 from dunwu import GRPOConfig, GRPOTrainer, Sampling, get_task
-from dunwu.core.algorithm import Objective, advantages, denominator, token_loss, token_weights
-from dunwu.engines import best_engine
-from dunwu.model.loading import load_policy, load_tokenizer, on_best_device
+from dunwu.core.algorithm import AlgorithmConfig, advantages, denominator, token_loss, loss_weights
+from dunwu.engines import make_engine
+from dunwu.model.loading import load_model, load_tokenizer, to_best_device
 from dunwu.rollout.prompts import build_prompts
 from dunwu.recipes.recipe import prompt_rows
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 
 tokenizer = load_tokenizer(MODEL)
-model = on_best_device(load_policy(MODEL))
+model = to_best_device(load_model(MODEL))
 """,
     ),
     Text(
@@ -105,15 +105,15 @@ QUESTION = "Joy can read 8 pages of a book in 20 minutes. How many hours will it
 
 def ask(model, tokenizer, question):
     (prompt,), _ = build_prompts([{"prompt": task.prompt({"question": question})}], tokenizer)
-    sampling = Sampling(max_new_tokens=LENGTH, temperature=0.0)
-    ((completion,),) = best_engine(model, tokenizer).generate([prompt], sampling)
+    sampling = SamplingParams(max_new_tokens=LENGTH, temperature=0.0)
+    ((completion,),) = make_engine(model, tokenizer).generate([prompt], sampling)
     print(tokenizer.decode(prompt.ids) + "▶" + tokenizer.decode(completion.ids))
     return completion
 
 
 task = get_task("gsm8k", source=DATA)
 first = ask(model, tokenizer, QUESTION)
-print(f"\\n{len(first.ids)} tokens, ended by {first.finish}")
+print(f"\\n{len(first.ids)} tokens, ended by {first.finish_reason}")
 """,
     ),
     Text(
@@ -206,8 +206,8 @@ lengths = [2, 3, 1, 3]
 mask = torch.tensor([[1.0] * n + [0.0] * (3 - n) for n in lengths])
 for mean_of in ("sequence", "token"):
     logps = torch.full((4, 3), -1.0, requires_grad=True)  # log p of each sampled token
-    result = token_loss(Objective(aggregation=mean_of), logps, ours[0], mask)
-    loss = (result.loss_BC * token_weights(mask, mean_of)).sum() / denominator(lengths, mean_of, 3)
+    result = token_loss(AlgorithmConfig(aggregation=mean_of), logps, ours[0], mask)
+    loss = (result.loss_BC * loss_weights(mask, mean_of)).sum() / denominator(lengths, mean_of, 3)
     loss.backward()
     print(f"mean over each {mean_of}: loss {loss.item():+.4f}, gradient norm {logps.grad.norm():.4f}")
     print(logps.grad)
@@ -292,7 +292,7 @@ group = watch.step.groups[0]
 print(group.prompt.row["question"], "→", group.prompt.row["answer"])
 for rollout in group.rollouts[:6]:
     said = rollout.completion
-    print(f"{rollout.reward:6.3f} {rollout.advantage:+.3f} {len(said.ids):4} {said.finish:6} {said.text[:70]!r}")
+    print(f"{rollout.reward:6.3f} {rollout.advantage:+.3f} {len(said.ids):4} {said.finish_reason:6} {said.text[:60]!r}")
 print({name: round(watch.step.metrics[name], 4) for name in ("loss", "grad_norm", "kl", "frac_reward_zero_std")})
 """,
     ),
@@ -315,9 +315,9 @@ number with its error, see the end of `gsm8k.ipynb` or run `dunwu eval`.
         "saved",
         """
 trainer.save_model()
-saved = on_best_device(load_policy(OUTPUT))
+saved = to_best_device(load_model(OUTPUT))
 last = ask(saved, load_tokenizer(OUTPUT), QUESTION)
-print(f"\\n{len(last.ids)} tokens, ended by {last.finish}")
+print(f"\\n{len(last.ids)} tokens, ended by {last.finish_reason}")
 """,
     ),
 ]

@@ -39,7 +39,7 @@ def coin(completions: Sequence[Any], **columns: object) -> list[float]:
 def main(given: argparse.Namespace) -> None:
     """Train on 200 of the puzzles; the other 100 say whether it learned."""
     from dunwu import GRPOConfig, GRPOTrainer
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
     from dunwu.tasks.read_rows import read_table
 
     table = read_table(PUZZLES)
@@ -58,7 +58,9 @@ def main(given: argparse.Namespace) -> None:
         logging_steps=10,
         save_strategy="no",
     )
-    trainer = GRPOTrainer(model_path(), [right, short], config, train_dataset=rows[:200], eval_dataset=rows[200:])
+    trainer = GRPOTrainer(
+        embedded_model_path(), [right, short], config, train_dataset=rows[:200], eval_dataset=rows[200:]
+    )
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()

@@ -138,7 +138,10 @@ class Tiny:
         for prompt, completions in shapes:
             said = [
                 Completion(
-                    ids=ids(n), logps=tuple((-torch.rand(n, generator=make)).tolist()), finish="stop", text="x"
+                    ids=ids(n),
+                    sampler_logps=tuple((-torch.rand(n, generator=make)).tolist()),
+                    finish_reason="stop",
+                    text="x",
                 )
                 for n in completions
             ]

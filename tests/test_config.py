@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from dunwu.config import PRESETS, GRPOConfig, nearest
-from dunwu.core.algorithm import Objective
+from dunwu.config import PRESETS, GRPOConfig, did_you_mean
+from dunwu.core.algorithm import AlgorithmConfig
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_an_option_out_of_its_range_is_named_with_its_rule(config, option, value
         ("kl_estimator", "k4", "k3|k2|k1"),
         ("kl_in", "rewards", "did you mean 'reward'"),
         ("batch_unit", "prompt", "did you mean 'prompts'"),
-        ("long_prompts", "dropp", "did you mean 'drop'"),
+        ("overlong_prompts", "dropp", "did you mean 'drop'"),
         ("on_reward_error", "skipp", "did you mean 'skip'"),
     ],
 )
@@ -108,8 +108,8 @@ def test_an_unknown_choice_is_named_with_the_nearest_known_one(config, option, v
 
 
 def test_a_word_like_no_other_gets_the_whole_list():
-    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
-    assert nearest("aple", ["apple", "pear"]) == "; did you mean 'apple'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
+    assert did_you_mean("aple", ["apple", "pear"]) == "; did you mean 'apple'?"
 
 
 def test_auto_find_batch_size_is_refused_with_what_to_do(config):
@@ -122,33 +122,37 @@ def test_auto_find_batch_size_is_refused_with_what_to_do(config):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_fills_the_objective_and_an_explicit_option_wins_over_it(config, name):
-    plain = Objective(**config(loss_type=name).objective_choices())
+    plain = AlgorithmConfig(**config(loss_type=name).algorithm_options())
     for field, value in PRESETS[name].items():
         assert getattr(plain, field) == value
     told = config(loss_type=name, scale_rewards="batch", importance_sampling_level="token", epsilon_high=0.9)
-    objective = Objective(**told.objective_choices())
-    assert (objective.scale, objective.ratio, objective.epsilon_high) == ("batch", "token", 0.9)
-    assert (objective.surrogate, objective.aggregation) == (plain.surrogate, plain.aggregation)
+    objective = AlgorithmConfig(**told.algorithm_options())
+    assert (objective.scale_rewards, objective.importance_sampling_level, objective.epsilon_high) == (
+        "batch",
+        "token",
+        0.9,
+    )
+    assert (objective.surrogate, objective.loss_aggregation) == (plain.surrogate, plain.loss_aggregation)
 
 
 def test_the_upper_clip_is_epsilon_unless_it_is_given(config):
     """TRL's meaning: raising `epsilon` alone widens both sides."""
-    assert Objective(**config(epsilon=0.3).objective_choices()).epsilon_high == 0.3
-    both = Objective(**config(epsilon=0.3, epsilon_high=0.4).objective_choices())
+    assert AlgorithmConfig(**config(epsilon=0.3).algorithm_options()).epsilon_high == 0.3
+    both = AlgorithmConfig(**config(epsilon=0.3, epsilon_high=0.4).algorithm_options())
     assert (both.epsilon_low, both.epsilon_high) == (0.3, 0.4)
-    assert Objective(**config(loss_type="cispo", epsilon=0.3).objective_choices()).epsilon_high == 5.0
+    assert AlgorithmConfig(**config(loss_type="cispo", epsilon=0.3).algorithm_options()).epsilon_high == 5.0
 
 
 @pytest.mark.parametrize(("given", "meant"), [(True, "group"), (False, "none"), ("none", "none"), ("batch", "batch")])
 def test_scale_rewards_takes_the_words_and_the_older_truth_values(config, given, meant):
-    assert config(scale_rewards=given).objective_choices()["scale"] == meant
+    assert config(scale_rewards=given).algorithm_options()["scale_rewards"] == meant
 
 
 def test_the_kl_options_reach_the_objective(config):
     made = config(beta=0.04, kl_estimator="k2", kl_in="reward", use_bias_correction_kl=False, delta=4.0)
-    objective = Objective(**made.objective_choices())
+    objective = AlgorithmConfig(**made.algorithm_options())
     assert (objective.beta, objective.kl_estimator, objective.kl_in) == (0.04, "k2", "reward")
-    assert (objective.kl_times_ratio, objective.delta) == (False, 4.0)
+    assert (objective.kl_importance_weighted, objective.delta) == (False, 4.0)
 
 
 def test_there_are_at_most_45_options_of_our_own_and_each_says_what_it_is():

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dunwu.config import GRPOConfig
     from dunwu.core.protocols import Engine, Observer, Task
-    from dunwu.core.records import Completion, Group, Prompt, Rollout, Sampling, Step
-    from dunwu.engines import GenerateEngine
+    from dunwu.core.records import Completion, Group, Prompt, Rollout, SamplingParams, StepResult
+    from dunwu.engines import TransformersEngine
     from dunwu.recipes.evaluation import Evaluation, evaluate
     from dunwu.recipes.experiment import Run
     from dunwu.recipes.recipe import Recipe, load_recipe
@@ -33,7 +33,6 @@ __all__ = [
     "Evaluation",
     "GRPOConfig",
     "GRPOTrainer",
-    "GenerateEngine",
     "Group",
     "Observer",
     "Prompt",
@@ -42,9 +41,10 @@ __all__ = [
     "RewardRunner",
     "Rollout",
     "Run",
-    "Sampling",
-    "Step",
+    "SamplingParams",
+    "StepResult",
     "Task",
+    "TransformersEngine",
     "__version__",
     "evaluate",
     "get_reward",
@@ -55,7 +55,7 @@ __all__ = [
 _HOME = {
     "GRPOConfig": "config",
     "GRPOTrainer": "training.trainer",
-    "GenerateEngine": "engines",
+    "TransformersEngine": "engines",
     "Evaluation": "recipes.evaluation",
     "evaluate": "recipes.evaluation",
     "Recipe": "recipes.recipe",
@@ -66,7 +66,7 @@ _HOME = {
     "get_task": "tasks",
     "Run": "recipes.experiment",
     **dict.fromkeys(("Engine", "Observer", "Task"), "core.protocols"),
-    **dict.fromkeys(("Completion", "Group", "Prompt", "Rollout", "Sampling", "Step"), "core.records"),
+    **dict.fromkeys(("Completion", "Group", "Prompt", "Rollout", "SamplingParams", "StepResult"), "core.records"),
 }
 
 

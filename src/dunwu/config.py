@@ -15,27 +15,57 @@ from typing import Any, Final, cast
 import torch
 from transformers import TrainingArguments
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 
 __all__ = ["PRESETS", "GRPOConfig"]
 
 logger = logging.getLogger("dunwu")
 
 PRESETS: Final[Mapping[str, Mapping[str, str | float]]] = {
-    "grpo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "sequence"},
-    "bnpo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "token"},
-    "dr_grpo": {"scale": "none", "ratio": "token", "surrogate": "clip", "aggregation": "constant"},
-    "dapo": {"scale": "group", "ratio": "token", "surrogate": "clip", "aggregation": "token"},
-    "gspo": {"scale": "group", "ratio": "sequence", "surrogate": "clip", "aggregation": "sequence"},
+    "grpo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "surrogate": "clip",
+        "loss_aggregation": "seq_mean",
+    },
+    "bnpo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "surrogate": "clip",
+        "loss_aggregation": "token_mean",
+    },
+    "dr_grpo": {
+        "scale_rewards": "none",
+        "importance_sampling_level": "token",
+        "surrogate": "clip",
+        "loss_aggregation": "seq_sum_norm",
+    },
+    "dapo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "surrogate": "clip",
+        "loss_aggregation": "token_mean",
+    },
+    "gspo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "sequence",
+        "surrogate": "clip",
+        "loss_aggregation": "seq_mean",
+    },
     # ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike; TRL's default, epsilon, would cap at 0.2.
     "cispo": {
-        "scale": "group",
-        "ratio": "token",
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
         "surrogate": "cispo",
-        "aggregation": "token",
+        "loss_aggregation": "token_mean",
         "epsilon_high": 5.0,
     },
-    "reinforce": {"scale": "none", "ratio": "none", "surrogate": "logp", "aggregation": "token"},
+    "reinforce": {
+        "scale_rewards": "none",
+        "importance_sampling_level": "none",
+        "surrogate": "logp",
+        "loss_aggregation": "token_mean",
+    },
 }
 """`loss_type` to the choices it stands for: the fields of `algorithm.Objective`."""
 
@@ -47,9 +77,9 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
     "kl_estimator": ("k1", "k2", "k3"),
     "kl_in": ("loss", "reward"),
     "batch_unit": ("auto", "completions", "prompts"),
-    "long_prompts": ("drop", "cut"),
+    "overlong_prompts": ("drop", "cut"),
     "on_reward_error": ("raise", "skip"),
-    "engine": ("auto", "fast", "generate"),
+    "engine": ("auto", "fast", "transformers"),
 }
 
 _SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop_strings")
@@ -104,7 +134,7 @@ class GRPOConfig(TrainingArguments):
 
     # Prompts and sampling
     max_prompt_length: int | None = _option(None, "Longest prompt in tokens; None: what the model's context leaves.")
-    long_prompts: str = _option("drop", "What to do with a longer prompt: drop it, or cut its beginning.")
+    overlong_prompts: str = _option("drop", "What to do with a longer prompt: drop it, or cut its beginning.")
     max_completion_length: int = _option(256, "Longest completion in tokens, end token included.")
     chat_template_kwargs: dict[str, Any] | str | None = _option(None, "Extra arguments of the chat template.")
     shuffle_dataset: bool = _option(True, "A new permutation of the prompts each epoch.")
@@ -117,8 +147,8 @@ class GRPOConfig(TrainingArguments):
     generation_kwargs: dict[str, Any] | str | None = _option(
         None, "Sampling options by transformers' names, over those above; one that no engine has is refused."
     )
-    engine: str = _option("auto", "What makes completions: auto, fast (in process), generate (any model).")
-    engine_memory: float | None = _option(
+    engine: str = _option("auto", "What makes completions: auto, fast (four families), transformers (any model).")
+    kv_cache_gib: float | None = _option(
         None, "Most GiB for the engine's keys and values; None: a share of the free."
     )
 
@@ -166,21 +196,21 @@ class GRPOConfig(TrainingArguments):
         self._check_ranges()
         self._settle_batch()
 
-    def objective_choices(self) -> dict[str, Any]:
+    def algorithm_options(self) -> dict[str, Any]:
         """The preset with this config's explicit options over it: keyword arguments of `algorithm.Objective`."""
-        given = {"scale": self.scale_rewards, "ratio": self.importance_sampling_level}
+        given = {"scale_rewards": self.scale_rewards, "importance_sampling_level": self.importance_sampling_level}
         choices: dict[str, Any] = {"epsilon_high": self.epsilon} | dict(PRESETS[self.loss_type])
         choices |= {name: value for name, value in given.items() if value is not None}
         if self.epsilon_high is not None:
             choices["epsilon_high"] = self.epsilon_high
         return choices | {
-            "baseline": self.advantage_baseline,
+            "advantage_baseline": self.advantage_baseline,
             "epsilon_low": self.epsilon,
             "delta": self.delta,
             "beta": self.beta,
             "kl_estimator": self.kl_estimator,
             "kl_in": self.kl_in,
-            "kl_times_ratio": self.use_bias_correction_kl,
+            "kl_importance_weighted": self.use_bias_correction_kl,
         }
 
     @classmethod
@@ -245,7 +275,7 @@ class GRPOConfig(TrainingArguments):
             if name not in names:
                 raise ValueError(
                     f"generation_kwargs has {name}={value!r}, which the engines do not do"
-                    f"{nearest(name, [*names])}; remove it. They do: {', '.join(names)}"
+                    f"{did_you_mean(name, [*names])}; remove it. They do: {', '.join(names)}"
                 )
             if name == "stop_strings" and isinstance(value, str):
                 value = [value]
@@ -256,7 +286,7 @@ class GRPOConfig(TrainingArguments):
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
-                raise ValueError(f"{name}={value!r} is unknown{nearest(str(value), [str(a) for a in allowed])}")
+                raise ValueError(f"{name}={value!r} is unknown{did_you_mean(str(value), [str(a) for a in allowed])}")
 
     def _check_ranges(self) -> None:
         for name, (fine, rule) in {**self._size_rules(), **self._sampling_rules(), **self._loss_rules()}.items():
@@ -278,7 +308,7 @@ class GRPOConfig(TrainingArguments):
                 self.tokens_per_micro_batch is None or self.tokens_per_micro_batch >= 1,
                 "at least 1, or None",
             ),
-            "engine_memory": (self.engine_memory is None or self.engine_memory > 0, "above 0 GiB, or None"),
+            "kv_cache_gib": (self.kv_cache_gib is None or self.kv_cache_gib > 0, "above 0 GiB, or None"),
             "max_prompt_length": (
                 self.max_prompt_length is None or self.max_prompt_length >= 1,
                 "at least 1, or None",

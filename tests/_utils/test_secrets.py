@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dunwu._utils.secrets import masked, refuse_keys, warn_of_keys_in
+from dunwu._utils.secrets import redact, reject_secrets, warn_of_secrets_in
 from dunwu.recipes.recipe import load_recipe
 
 WANDB = "0123456789abcdef0123456789abcdef01234567"
@@ -32,14 +32,14 @@ SWANLAB = "Zq8sWanLabKey4tests77"
 )
 def test_a_key_is_refused_by_its_name_or_its_looks(content: dict[str, Any], name: str, place: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} holds a key, and the recipe is no place for one\. ") as refused:
-        refuse_keys(content, "the recipe")
+        reject_secrets(content, "the recipe")
     assert place in str(refused.value)
     for value in (WANDB, HUB, SWANLAB):
         assert value not in str(refused.value)
 
 
 def test_what_only_sounds_like_a_key_is_let_through() -> None:
-    refuse_keys(
+    reject_secrets(
         {
             "model_options": {"revision": WANDB, "token": True},
             "task": {"answer_key": "gold", "pad_token": "<pad>", "key": "row", "tokens_per_micro_batch": 8},
@@ -83,7 +83,7 @@ def test_a_recipe_and_its_overrides_may_hold_no_key(tmp_path: Path) -> None:
     ],
 )
 def test_a_script_with_a_literal_key_is_told_line_call_and_remedy(line: str, what: str, place: str) -> None:
-    (said,) = warn_of_keys_in(f"import os\n\n{line}\nx = 1\n", "train.py")
+    (said,) = warn_of_secrets_in(f"import os\n\n{line}\nx = 1\n", "train.py")
     assert said.startswith("train.py, line 3: ")
     assert place in said
     assert re.search(what, said)
@@ -106,15 +106,15 @@ row = {"key": "answer", "token": ""}
 !wandb login
 !accelerate launch train.py --lr=1e-5
 """
-    assert warn_of_keys_in(clean, "train.py") == []
+    assert warn_of_secrets_in(clean, "train.py") == []
 
 
 def test_a_text_that_is_no_python_is_still_searched() -> None:
-    (said,) = warn_of_keys_in(f"print 'old'\nkey: {HUB}\n", "notes.txt")
+    (said,) = warn_of_secrets_in(f"print 'old'\nkey: {HUB}\n", "notes.txt")
     assert said.startswith("notes.txt, line 2: ") and HUB not in said
 
 
 def test_masked_text_shows_no_key_of_the_environment_or_by_its_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWANLAB_API_KEY", SWANLAB)
-    shown = masked(f"a {SWANLAB} b {HUB} c {WANDB} d local-{WANDB} e")
+    shown = redact(f"a {SWANLAB} b {HUB} c {WANDB} d local-{WANDB} e")
     assert shown == "a *** b *** c *** d *** e"

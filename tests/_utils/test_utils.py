@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dunwu._utils.logging import voice
-from dunwu._utils.suggest import nearest
-from dunwu.core.metrics import Ledger
+from dunwu._utils.logging import get_logger
+from dunwu._utils.suggest import did_you_mean
+from dunwu.core.metrics import MetricsBuffer
 
 
 def test_the_nearest_known_word_is_named_or_all_of_them() -> None:
-    assert nearest("learning_rat", ["learning_rate", "beta"]) == "; did you mean 'learning_rate'?"
-    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert did_you_mean("learning_rat", ["learning_rate", "beta"]) == "; did you mean 'learning_rate'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
 
 
 def test_the_voice_speaks_without_any_set_up_and_is_silent_where_it_is_told(
@@ -26,10 +26,10 @@ def test_the_voice_speaks_without_any_set_up_and_is_silent_where_it_is_told(
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    voice().info("4 prompts")
+    get_logger().info("4 prompts")
     assert capsys.readouterr().out == "4 prompts\n"
     logger.setLevel(logging.WARNING)
-    voice().info("not said")
+    get_logger().info("not said")
     assert capsys.readouterr().out == ""
 
 
@@ -37,12 +37,12 @@ def test_the_voice_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPa
     logger = logging.getLogger("dunwu")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
-    assert voice().handlers == []
+    assert get_logger().handlers == []
 
 
 def test_token_means_divide_once_by_all_tokens_of_the_step() -> None:
     """The mean of two micro-batches' means would weigh their tokens unequally."""
-    ledger = Ledger()
+    ledger = MetricsBuffer()
     ledger.open_step()
     ledger.add_tokens({"tokens": torch.tensor(1.0), "entropy": torch.tensor(2.0)})
     ledger.add_tokens({"tokens": torch.tensor(3.0), "entropy": torch.tensor(1.0)})
@@ -55,10 +55,10 @@ def test_token_means_divide_once_by_all_tokens_of_the_step() -> None:
 
 
 def test_means_are_of_the_steps_since_the_last_log_also_across_a_checkpoint() -> None:
-    ledger = Ledger()
+    ledger = MetricsBuffer()
     ledger.note({"reward": 1.0})
     ledger.note({"reward": 2.0, "kl": 4.0})
-    resumed = Ledger()
+    resumed = MetricsBuffer()
     resumed.load_state(ledger.state())
     assert resumed.latest() == {"reward": 2.0, "kl": 4.0}
     assert resumed.means() == ledger.means() == {"reward": 1.5, "kl": 4.0}
@@ -73,17 +73,17 @@ def test_what_waits_for_an_import_is_done_once_and_after_it(tmp_path: Path) -> N
     )
     code = (
         "import importlib.util, os, sys\n"
-        "from dunwu._utils.import_hooks import after_import\n"
+        "from dunwu._utils.import_hooks import on_import\n"
         "seen = []\n"
-        "after_import('slow_package', lambda module: seen.append(module.value))\n"
-        "after_import('slow_package', lambda module: seen.append('second'))\n"
-        "after_import('never_there', seen.append)\n"
+        "on_import('slow_package', lambda module: seen.append(module.value))\n"
+        "on_import('slow_package', lambda module: seen.append('second'))\n"
+        "on_import('never_there', seen.append)\n"
         "assert importlib.util.find_spec('slow_package') is not None and not seen\n"
         "os.environ['SAID_FIRST'] = 'by the script'\n"
         "import slow_package\n"
         "assert seen == ['by the script', 'second'], seen\n"
         "assert 'never_there' not in sys.modules and importlib.util.find_spec('never_there') is None\n"
-        "after_import('slow_package', lambda module: seen.append('at once'))\n"
+        "on_import('slow_package', lambda module: seen.append('at once'))\n"
         "assert seen[-1] == 'at once'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -97,7 +97,7 @@ def test_the_course_s_config_becomes_what_its_text_describes(
     assert (config.prompts_per_step, config.num_generations) == (4, 16)
     assert config.warmup_steps == 0.1
     assert (config.beta, config.loss_type, config.temperature) == (0.04, "grpo", 0.9)
-    assert config.long_prompts == "cut"
+    assert config.overlong_prompts == "cut"
     said = caplog.text
     assert "warmup_ratio=0.1 is now warmup_steps=0.1" in said
     assert "default of TRL 0.15 (the last that used vllm_device): beta=0.04" in said

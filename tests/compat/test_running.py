@@ -87,9 +87,9 @@ def launch(folder: Path, source: str, *words: str, before: tuple[str, ...] = ())
 
 @pytest.mark.slow
 def test_a_script_of_then_trains_and_then_resumes(tmp_path: Path) -> None:
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
 
-    source = SCRIPT.replace("{model}", str(model_path()))
+    source = SCRIPT.replace("{model}", str(embedded_model_path()))
     done = launch(tmp_path, source)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]

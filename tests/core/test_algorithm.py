@@ -13,17 +13,17 @@ from transformers import TrainerCallback
 
 from dunwu.config import PRESETS, GRPOConfig
 from dunwu.core import algorithm
-from dunwu.core.algorithm import Objective
-from dunwu.core.records import Batch
-from dunwu.model.loading import load_policy
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.records import MicroBatch
+from dunwu.model.loading import load_model
 from dunwu.model.logprobs import forward_logps
-from dunwu.rollout.collect import kl_penalties, with_advantages, with_penalties
+from dunwu.rollout.collect import add_advantages, kl_penalties, subtract_kl_penalty
 
 F64 = {"dtype": torch.float64}
 
 
 def step_loss(
-    objective: Objective,
+    objective: AlgorithmConfig,
     logps: Tensor,
     advantages: Tensor,
     mask: Tensor,
@@ -33,20 +33,22 @@ def step_loss(
     max_length: int = 4,
 ) -> Tensor:
     result = algorithm.token_loss(objective, logps, advantages, mask, old_logps_BC=old, reference_logps_BC=reference)
-    weights = algorithm.token_weights(mask, objective.aggregation)
+    weights = algorithm.loss_weights(mask, objective.loss_aggregation)
     lengths = [int(row.sum()) for row in mask]
-    return (result.loss_BC * weights).sum() / algorithm.denominator(lengths, objective.aggregation, max_length)
+    return (result.loss_BC * weights).sum() / algorithm.loss_denominator(
+        lengths, objective.loss_aggregation, max_length
+    )
 
 
-def preset(name: str, tmp_path: Any, **options: Any) -> Objective:
-    return Objective(**GRPOConfig(output_dir=str(tmp_path), loss_type=name, **options).objective_choices())
+def preset(name: str, tmp_path: Any, **options: Any) -> AlgorithmConfig:
+    return AlgorithmConfig(**GRPOConfig(output_dir=str(tmp_path), loss_type=name, **options).algorithm_options())
 
 
 def one_token(rho: float, advantage: float, **choices: Any) -> tuple[float, float]:
     """Loss of one token, and its derivative with respect to the token's log-probability."""
     logps = torch.tensor([[-1.0]], **F64, requires_grad=True)
     old = logps.detach() - math.log(rho)
-    objective = Objective(**choices)
+    objective = AlgorithmConfig(**choices)
     loss = algorithm.token_loss(
         objective, logps, torch.tensor([advantage], **F64), torch.ones(1, 1), old_logps_BC=old
     )
@@ -149,12 +151,12 @@ def test_a_reward_of_none_gets_no_advantage_and_shifts_no_mean(tiny):
     prompt = tiny.prompts("q")[0]
     from dunwu.core.records import Completion, Group, Rollout
 
-    said = Completion(ids=(5,), logps=(-1.0,), finish="stop", text="a")
+    said = Completion(ids=(5,), sampler_logps=(-1.0,), finish_reason="stop", text="a")
     rollouts = tuple(Rollout(completion=said, reward=r, scores={}) for r in (5.0, None, 3.0, None))
-    found = with_advantages([Group(prompt=prompt, rollouts=rollouts)], Objective(scale="none"))
+    found = add_advantages([Group(prompt=prompt, rollouts=rollouts)], AlgorithmConfig(scale_rewards="none"))
     assert [r.advantage for r in found[0].rollouts] == [1.0, 0.0, -1.0, 0.0]
     lonely = tuple(Rollout(completion=said, reward=r, scores={}) for r in (5.0, None, None, None))
-    found = with_advantages([Group(prompt=prompt, rollouts=lonely)], Objective())
+    found = add_advantages([Group(prompt=prompt, rollouts=lonely)], AlgorithmConfig())
     assert [r.advantage for r in found[0].rollouts] == [0.0] * 4
 
 
@@ -203,7 +205,7 @@ def test_cispo_caps_the_ratio_and_never_cuts_a_gradient_off():
 
 
 def test_reinforce_does_not_look_at_the_ratio():
-    assert one_token(9.0, 1.0, surrogate="logp", ratio="none") == pytest.approx((1.0, -1.0))
+    assert one_token(9.0, 1.0, surrogate="logp", importance_sampling_level="none") == pytest.approx((1.0, -1.0))
 
 
 def test_the_sequence_ratio_is_the_mean_over_counted_tokens_only():
@@ -218,14 +220,16 @@ def test_the_sequence_ratio_is_the_mean_over_counted_tokens_only():
 def test_clipped_tokens_are_counted_on_their_own_side():
     logps = torch.zeros(2, 2, **F64)
     old = -torch.tensor([[1.5, 0.5], [1.5, 0.5]], **F64).log()
-    found = algorithm.token_loss(Objective(), logps, torch.tensor([1.0, -1.0]), torch.ones(2, 2), old_logps_BC=old)
+    found = algorithm.token_loss(
+        AlgorithmConfig(), logps, torch.tensor([1.0, -1.0]), torch.ones(2, 2), old_logps_BC=old
+    )
     assert found.clipped_high_BC.tolist() == [[True, False], [False, False]]
     assert found.clipped_low_BC.tolist() == [[False, False], [False, True]]
 
 
 def test_without_old_logps_the_ratio_is_one_and_carries_the_gradient():
     logps = torch.tensor([[-0.3, -2.0]], **F64, requires_grad=True)
-    found = algorithm.token_loss(Objective(), logps, torch.tensor([2.0], **F64), torch.ones(1, 2))
+    found = algorithm.token_loss(AlgorithmConfig(), logps, torch.tensor([2.0], **F64), torch.ones(1, 2))
     found.loss_BC.sum().backward()
     assert found.ratio_BC.tolist() == [[1.0, 1.0]]
     assert logps.grad.tolist() == [[-2.0, -2.0]]
@@ -268,7 +272,7 @@ def expected_kl(estimator: str, *, times_ratio: bool = False, beta: float = 1.0)
     """Expectation over the vocabulary of the KL term of the loss, and of its gradient for the logits."""
     logits = torch.zeros(3, **F64, requires_grad=True)
     logps = logits.log_softmax(0).reshape(3, 1)
-    objective = Objective(beta=beta, kl_estimator=estimator, kl_times_ratio=times_ratio)
+    objective = AlgorithmConfig(beta=beta, kl_estimator=estimator, kl_importance_weighted=times_ratio)
     found = algorithm.token_loss(
         objective, logps, torch.zeros(3, **F64), torch.ones(3, 1), reference_logps_BC=REFERENCE.log().reshape(3, 1)
     )
@@ -319,7 +323,7 @@ def test_beta_scales_the_kl_term():
 def test_a_kl_in_the_reward_leaves_the_loss_alone():
     logps = torch.tensor([[-1.0]], **F64)
     reference = torch.tensor([[-3.0]], **F64)
-    objective = Objective(beta=10.0, kl_in="reward")
+    objective = AlgorithmConfig(beta=10.0, kl_in="reward")
     found = algorithm.token_loss(
         objective, logps, torch.tensor([1.0]), torch.ones(1, 1), reference_logps_BC=reference
     )
@@ -330,7 +334,7 @@ def test_a_kl_in_the_reward_leaves_the_loss_alone():
 def test_a_kl_in_the_reward_is_taken_off_each_rollout_as_a_sum_over_its_counted_tokens(tiny):
     """Guards against a mean over tokens (long drift would cost as little as short) and against padding counted in."""
     sampler = torch.tensor([[-1.0, -2.0], [-1.0, -7.0]])
-    batch = Batch(
+    batch = MicroBatch(
         prompts=((5,),),
         prompt_index=(0, 0),
         lengths=(2, 2),
@@ -346,20 +350,23 @@ def test_a_kl_in_the_reward_is_taken_off_each_rollout_as_a_sum_over_its_counted_
     assert kl_penalties([batch], "k2") == pytest.approx([2.0, 0.125 + 0.03125])
     from dunwu.core.records import Completion
 
-    said = Completion(ids=(5, 6), logps=(-1.0, -2.0), finish="stop", text="ab")
+    said = Completion(ids=(5, 6), sampler_logps=(-1.0, -2.0), finish_reason="stop", text="ab")
     group = tiny.group(tiny.prompts("q")[0], [said, said], [1.0, 1.0])
-    lowered = with_penalties([group], [2.0, 0.75])
+    lowered = subtract_kl_penalty([group], [2.0, 0.75])
     assert [r.reward for r in lowered[0].rollouts] == [-1.0, 0.25]
-    assert [r.advantage for r in with_advantages(lowered, Objective(scale="none"))[0].rollouts] == [-0.625, 0.625]
+    assert [r.advantage for r in add_advantages(lowered, AlgorithmConfig(scale_rewards="none"))[0].rollouts] == [
+        -0.625,
+        0.625,
+    ]
 
 
 # -- 6: shift ------------------------------------------------------------------------------------------------------
 
 
-def batch_of(ids: Tensor, completion: int) -> Batch:
+def batch_of(ids: Tensor, completion: int) -> MicroBatch:
     rows = len(ids)
     zeros = torch.zeros(rows, completion)
-    return Batch(
+    return MicroBatch(
         prompts=tuple(tuple(row) for row in ids[:, :-completion].tolist()),
         prompt_index=tuple(range(rows)),
         lengths=(completion,) * rows,
@@ -432,7 +439,7 @@ def test_a_hundred_small_steps_move_a_model_saved_in_bfloat16_by_a_hundred_small
     """A bf16 checkpoint trained in bf16 stands still at lr 1e-6: steps round back. The default loads float32."""
     folder = str(tmp_path / "bf16")
     tiny.model(scale=0.02).to(torch.bfloat16).save_pretrained(folder)
-    before = load_policy(folder).get_parameter("model.layers.0.mlp.up_proj.weight").detach().clone()
+    before = load_model(folder).get_parameter("model.layers.0.mlp.up_proj.weight").detach().clone()
     assert before.dtype == torch.float32
     trainer = make_trainer(
         folder,
@@ -455,26 +462,26 @@ def test_a_hundred_small_steps_move_a_model_saved_in_bfloat16_by_a_hundred_small
 
 
 def test_a_masked_row_leaves_every_denominator():
-    assert algorithm.denominator([3, 0, 5], "sequence", 10) == 2.0
-    assert algorithm.denominator([3, 0, 5], "token", 10) == 8.0
-    assert algorithm.denominator([3, 0, 5], "constant", 10) == 20.0
-    for aggregation in ("sequence", "token", "constant"):
-        assert algorithm.denominator([0, 0], aggregation, 10) == 1.0
+    assert algorithm.loss_denominator([3, 0, 5], "seq_mean", 10) == 2.0
+    assert algorithm.loss_denominator([3, 0, 5], "token_mean", 10) == 8.0
+    assert algorithm.loss_denominator([3, 0, 5], "seq_sum_norm", 10) == 20.0
+    for aggregation in ("seq_mean", "token_mean", "seq_sum_norm"):
+        assert algorithm.loss_denominator([0, 0], aggregation, 10) == 1.0
 
 
 def test_weights_of_a_masked_row_are_zero_and_never_nan():
     mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    assert algorithm.token_weights(mask, "sequence").tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
-    assert algorithm.token_weights(mask, "token").tolist() == mask.tolist()
-    assert algorithm.token_weights(mask, "constant").tolist() == mask.tolist()
+    assert algorithm.loss_weights(mask, "seq_mean").tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    assert algorithm.loss_weights(mask, "token_mean").tolist() == mask.tolist()
+    assert algorithm.loss_weights(mask, "seq_sum_norm").tolist() == mask.tolist()
 
 
 def test_sums_for_the_log_pass_over_what_stands_in_padding():
     """0 × inf is NaN: one infinite value in padding would make every logged mean NaN."""
     mask = torch.tensor([[1.0, 0.0]])
     bad = torch.tensor([[-1.0, -torch.inf]])
-    found = algorithm.token_loss(Objective(), bad, torch.tensor([1.0]), mask, old_logps_BC=torch.zeros(1, 2))
-    sums = algorithm.token_sums(found, bad, torch.tensor([[-1.5, 0.0]]), torch.tensor([[0.7, torch.inf]]), mask)
+    found = algorithm.token_loss(AlgorithmConfig(), bad, torch.tensor([1.0]), mask, old_logps_BC=torch.zeros(1, 2))
+    sums = algorithm.loss_metric_sums(found, bad, torch.tensor([[-1.5, 0.0]]), torch.tensor([[0.7, torch.inf]]), mask)
     assert {name: float(value) for name, value in sums.items()} == pytest.approx(
         {
             "tokens": 1.0,

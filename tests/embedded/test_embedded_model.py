@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dunwu.embedded import MODEL_DIR, model_path, quickstart_task
+from dunwu.embedded import EMBEDDED_MODEL, embedded_model_path, quickstart_task
 from dunwu.embedded.build import STAGES, Stage, make
 from dunwu.embedded.synthetic_traces import Habits, trace
 from dunwu.embedded.tokenizer import END, PAD, TAGS, make_tokenizer
@@ -20,16 +20,16 @@ MESSAGES = [{"role": "user", "content": "3 14 17 = 51"}]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(model_path())
+    return AutoTokenizer.from_pretrained(embedded_model_path())
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(model_path()).eval()
+    return AutoModelForCausalLM.from_pretrained(embedded_model_path()).eval()
 
 
 def test_the_package_is_at_most_two_megabytes_and_readable_by_all() -> None:
-    files = list(MODEL_DIR.iterdir())
+    files = list(EMBEDDED_MODEL.iterdir())
     assert sum(file.stat().st_size for file in files) <= 2_000_000
     assert {
         "config.json",
@@ -124,7 +124,7 @@ def test_the_model_reckons_but_gives_up_early(model: Any, tokenizer: Any) -> Non
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     ids = model.generate(**batch, do_sample=False, max_new_tokens=96)
     said = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = sum(task.judge(row, text).strict for row, text in zip(rows, said, strict=True)) / len(rows)
+    right = sum(task.grade(row, text).strict for row, text in zip(rows, said, strict=True)) / len(rows)
     assert 0.10 <= right <= 0.40
 
 

@@ -26,10 +26,10 @@ def test_every_trial_is_right_judged_right_and_new() -> None:
 def test_a_thinker_with_insight_is_right_at_once_and_one_who_gives_up_tries_once() -> None:
     task = quickstart_task()
     sure = write(Habits(insight=1.0, give_up=0.0, broken=0.0))
-    assert all(task.judge(row, text).strict for row, text in zip(PUZZLES, sure, strict=True))
+    assert all(task.grade(row, text).strict for row, text in zip(PUZZLES, sure, strict=True))
     timid = write(Habits(insight=0.0, give_up=1.0, broken=0.0))
     assert all(read_thought(text, 0).trials == 1 for text in timid)
-    right = sum(task.judge(row, text).strict for row, text in zip(PUZZLES, timid, strict=True))
+    right = sum(task.grade(row, text).strict for row, text in zip(PUZZLES, timid, strict=True))
     assert 0.02 < right / len(PUZZLES) < 0.25  # a random trial hits about one time in ten
 
 
@@ -37,7 +37,7 @@ def test_the_answer_is_the_last_trial_and_uses_every_number() -> None:
     task = quickstart_task()
     for row, text in zip(PUZZLES, write(Habits(insight=0.0, give_up=0.5, broken=0.0)), strict=True):
         last = text.split("</think>")[0].strip().splitlines()[-1]
-        assert task.judge(row, text).strict is last.endswith("yes")
+        assert task.grade(row, text).strict is last.endswith("yes")
 
 
 def test_no_more_trials_than_allowed() -> None:
@@ -49,7 +49,7 @@ def test_no_more_trials_than_allowed() -> None:
 def test_broken_tags_come_as_often_as_asked(share: float) -> None:
     task = quickstart_task()
     texts = write(Habits(insight=0.5, give_up=0.5, broken=share))
-    whole = sum(task.judge(row, text).formatted for row, text in zip(PUZZLES, texts, strict=True)) / len(PUZZLES)
+    whole = sum(task.grade(row, text).formatted for row, text in zip(PUZZLES, texts, strict=True)) / len(PUZZLES)
     tolerated = 0.2 * share  # one of the five kinds only lacks a line break
     assert whole == pytest.approx(1 - share + tolerated, abs=0.08)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dunwu.core.records import Sampling
+from dunwu.core.records import SamplingParams
 from dunwu.engines import FastEngine
 from dunwu.engines.fast.cpu_kernel import AT_MOST, NativeDecoder, _library, why_not_native
 from dunwu.engines.fast.decoder import Decoder
@@ -30,7 +30,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 def works(tiny, *, compiled):
     """Whether an engine that may compile gives the completions of one that may not, by the steps that it should."""
-    model, sampling = tiny.model("llama").eval(), Sampling(n=2, max_new_tokens=6)
+    model, sampling = tiny.model("llama").eval(), SamplingParams(n=2, max_new_tokens=6)
     engine, plain = (FastEngine(model, tiny.tokenizer(), native=native) for native in (True, False))
     ids = [
         [c.ids for group in e.generate(tiny.prompts("a", "what"), sampling) for c in group] for e in (engine, plain)
@@ -147,6 +147,6 @@ def test_completions_are_the_same_to_the_last_bit_with_any_number_of_rows(tiny):
     """What the engine promises beyond its ids: with compiled steps the log-probabilities do not move either."""
     model, prompts = tiny.model("qwen2").eval(), tiny.prompts("a", "what is 2+2", "hello there")
     model.generation_config.eos_token_id = list(range(5, 25))
-    sampling = Sampling(n=5, max_new_tokens=20)
+    sampling = SamplingParams(n=5, max_new_tokens=20)
     every = [FastEngine(model, tiny.tokenizer(), max_rows=r).generate(prompts, sampling) for r in (None, 1, 4, 7)]
     assert all(groups == every[0] for groups in every)

@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dunwu.engines.fast.engine
 import dunwu.engines.fast.scheduler
 from dunwu.config import GRPOConfig
-from dunwu.core.records import Sampling
-from dunwu.engines import FastEngine, GenerateEngine, best_engine
+from dunwu.core.records import SamplingParams
+from dunwu.engines import FastEngine, TransformersEngine, make_engine
 from dunwu.engines.fast.cpu_kernel import NativeDecoder, why_not_native
 from dunwu.engines.fast.cuda_graphs import Replay
 from dunwu.engines.fast.kv_cache import slot_bytes
 from dunwu.engines.fast.weights import mergeable
-from dunwu.model.architectures import inner_model
+from dunwu.model.architectures import unwrap_model
 
 TEXTS = ("a", "what is 2+2", "hello there, how are you all?", "ab", "1", "the end")
 ENDS = list(range(5, 25))
@@ -44,7 +44,7 @@ def engine_of(tiny, native):
 
     def make(model=None, *, ends=1, expect=native, **options):
         model = stirred(tiny.model("qwen2")) if model is None else model
-        inner_model(model).generation_config.eos_token_id = ends
+        unwrap_model(model).generation_config.eos_token_id = ends
         engine = FastEngine(model, tiny.tokenizer(), native=native, **options)
         assert isinstance(decoder_of(engine), NativeDecoder) == expect
         return engine
@@ -76,7 +76,7 @@ def gaps(model, prompts, groups, autocast=None):
             with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
                 logits = model(torch.tensor([[*prompt.ids, *completion.ids]])).logits[0, len(prompt.ids) - 1 : -1]
             own = logits.float().log_softmax(-1).gather(1, torch.tensor(completion.ids).unsqueeze(1)).squeeze(1)
-            found.append((own - torch.tensor(completion.logps)).abs())
+            found.append((own - torch.tensor(completion.sampler_logps)).abs())
     return torch.cat(found)
 
 
@@ -122,7 +122,7 @@ def test_log_probabilities_are_those_of_the_models_own_forward(engine_of, tiny, 
     """Guards against a head, window, bias, norm or angle that only the usual shapes get right."""
     model = stirred(tiny.model(family, **config))
     prompts = tiny.prompts(*TEXTS)
-    groups = engine_of(model).generate(prompts, Sampling(n=3, max_new_tokens=20, seed=2))
+    groups = engine_of(model).generate(prompts, SamplingParams(n=3, max_new_tokens=20, seed=2))
     assert float(gaps(model, prompts, groups).max()) < 1e-4
     assert len({c.ids for c in chain(*groups)}) > 12, "a model that says one thing would prove nothing"
 
@@ -142,21 +142,21 @@ def test_log_probabilities_are_those_of_the_models_own_forward(engine_of, tiny, 
 def test_every_sampling_option_gives_the_completions_of_the_engine_generate(engine_of, tiny, options):
     """Six rows at a time: a penalty that keeps what the slot's last row had said shows only then."""
     engine = engine_of(ends=ENDS, max_rows=6)
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16, seed=3, **options)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16, seed=3, **options)
     ours = engine.generate(prompts, sampling)
-    theirs = GenerateEngine(engine.model, tiny.tokenizer()).generate(prompts, sampling)
+    theirs = TransformersEngine(engine.model, tiny.tokenizer()).generate(prompts, sampling)
     assert ids_of(ours) == ids_of(theirs)
     for mine, other in zip(chain(*ours), chain(*theirs), strict=True):
-        assert mine.logps == pytest.approx(other.logps, abs=1e-4)
+        assert mine.sampler_logps == pytest.approx(other.sampler_logps, abs=1e-4)
 
 
 def test_ids_beyond_the_tokenizer_stay_in_the_completion_and_out_of_its_text(engine_of, tiny):
     """A model's vocabulary is often padded; decoding such an id, or looking it up among stop tokens, may crash."""
     model = stirred(tiny.model("llama", vocab_size=tiny.vocabulary + 50))
     prompts = tiny.prompts(*TEXTS)
-    for engine in (engine_of(model), GenerateEngine(model, tiny.tokenizer())):
+    for engine in (engine_of(model), TransformersEngine(model, tiny.tokenizer())):
         for stop in ((), ("zzz",)):
-            groups = engine.generate(prompts, Sampling(n=3, max_new_tokens=12, stop=stop))
+            groups = engine.generate(prompts, SamplingParams(n=3, max_new_tokens=12, stop=stop))
             beyond = [c for c in chain(*groups) if max(c.ids) >= tiny.vocabulary]
             assert len(beyond) > 9
             for c in beyond:
@@ -170,16 +170,16 @@ def test_ids_beyond_the_tokenizer_stay_in_the_completion_and_out_of_its_text(eng
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 7])
 def test_completions_do_not_depend_on_how_many_rows_are_computed_at_a_time(engine_of, tiny, max_rows):
     """With 1 and 2 a group of three is split; with 7, one slot stays empty while two groups live."""
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16, seed=4)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16, seed=4)
     expected = engine_of(ends=ENDS).generate(prompts, sampling)
     groups = engine_of(ends=ENDS, max_rows=max_rows).generate(prompts, sampling)
     assert ids_of(groups) == ids_of(expected)
     for one, other in zip(chain(*groups), chain(*expected), strict=True):
-        assert one.logps == pytest.approx(other.logps, abs=1e-4)
+        assert one.sampler_logps == pytest.approx(other.sampler_logps, abs=1e-4)
 
 
 def test_completions_do_not_depend_on_the_order_of_prompts(engine_of, tiny):
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16, seed=4)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16, seed=4)
     engine = engine_of(ends=ENDS, max_rows=6)
     forwards, backwards = engine.generate(prompts, sampling), engine.generate(prompts[::-1], sampling)
     assert ids_of(forwards) == ids_of(backwards)[::-1]
@@ -188,7 +188,7 @@ def test_completions_do_not_depend_on_the_order_of_prompts(engine_of, tiny):
 def test_another_seed_step_or_prompt_key_gives_other_completions_and_so_does_a_place_in_the_group(engine_of, tiny):
     """Keys: two rows of a dataset with the same text are two samples, not one twice."""
     engine, (first, second) = engine_of(), tiny.prompts("hello", "hello")
-    samplings = [Sampling(n=4, max_new_tokens=16, **o) for o in ({}, {"seed": 1}, {"step": 1})]
+    samplings = [SamplingParams(n=4, max_new_tokens=16, **o) for o in ({}, {"seed": 1}, {"step": 1})]
     groups = [
         *engine.generate([first, second], samplings[0]),
         *(engine.generate([first], s)[0] for s in samplings[1:]),
@@ -213,7 +213,7 @@ def test_waiting_rows_take_the_places_of_finished_ones_and_each_prompt_is_comput
     monkeypatch.setattr(decoder, "step", counted_step)
     monkeypatch.setattr(decoder, "prefill", counted_prefill)
     prompts = tiny.prompts(*(f"{i} and {j}" for i in range(6) for j in range(4)))
-    groups = engine.generate(prompts, Sampling(n=2, max_new_tokens=40, seed=6))
+    groups = engine.generate(prompts, SamplingParams(n=2, max_new_tokens=40, seed=6))
     lengths = [len(c.ids) for c in chain(*groups)]
     assert max(lengths) > 3 * sum(lengths) / len(lengths), "rows must differ in length, or nothing is tested"
     assert sorted(prefilled) == sorted(prompt.ids for prompt in prompts)
@@ -227,7 +227,7 @@ def test_waiting_rows_take_the_places_of_finished_ones_and_each_prompt_is_comput
 
 
 def test_a_small_cache_makes_rows_wait_and_says_so_once(engine_of, tiny, caplog):
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=19, seed=4)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=19, seed=4)
     whole = engine_of(ends=ENDS)
     length = max(len(prompt.ids) for prompt in prompts) + 19
     room = 5 * slot_bytes(whole.model.config, length, torch.float32) + 7
@@ -243,12 +243,12 @@ def test_a_cache_for_less_than_one_row_is_refused_with_the_numbers(engine_of, ti
     """2 layers × (keys + values) × 2 heads × 8 wide × 65,536 positions × 4 bytes = 16 MB."""
     engine = engine_of(stirred(tiny.model("qwen2", max_position_embeddings=70_000)), cache_bytes=3 << 19)
     with pytest.raises(ValueError, match=r"not one row of 65536 tokens.* 16\.0 MB.* 1\.5 MB.*max_completion_length"):
-        engine.generate(tiny.prompts("a"), Sampling(n=2, max_new_tokens=65_535))
+        engine.generate(tiny.prompts("a"), SamplingParams(n=2, max_new_tokens=65_535))
 
 
 def test_held_bytes_are_the_copies_and_the_cache_and_little_free_memory_gives_all_back(engine_of, tiny, monkeypatch):
     """Otherwise the cache would lie beside the trainer's activations, and its out-of-memory be nobody's fault."""
-    engine, sampling = engine_of(cache_bytes=1 << 20), Sampling(n=3, max_new_tokens=12)
+    engine, sampling = engine_of(cache_bytes=1 << 20), SamplingParams(n=3, max_new_tokens=12)
     prompts = tiny.prompts("abcd", "efgh")
     first = engine.generate(prompts, sampling)
     # Keys and values: 2 layers × 2 × 6 rows × 2 heads × 16 positions × 8 wide × 4 bytes.
@@ -273,7 +273,7 @@ def test_weights_changed_in_place_are_used_by_the_next_call_without_a_load(engin
     """Property 15: a copy of one norm, bias or embedding that is not written again samples from an old policy."""
     model, other = (stirred(tiny.model(family, seed=s, tie_word_embeddings=tied), seed=s) for s in (0, 1))
     engine, fresh = engine_of(model), engine_of(other)
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16)
     before = engine.generate(prompts, sampling)
     with torch.no_grad():
         for (name, weight), replacement in zip(model.named_parameters(), other.parameters(), strict=True):
@@ -286,7 +286,7 @@ def test_weights_changed_in_place_are_used_by_the_next_call_without_a_load(engin
 
 def test_a_token_made_certain_by_the_trainer_is_what_the_next_call_says(engine_of, tiny):
     """Every hidden state is made of ones, and the head loves the ninth token: nothing of the last call may speak."""
-    engine, sampling = engine_of(), Sampling(n=2, max_new_tokens=5)
+    engine, sampling = engine_of(), SamplingParams(n=2, max_new_tokens=5)
     engine.generate(tiny.prompts(*TEXTS), sampling)
     with torch.no_grad():
         for name, weight in engine.model.named_parameters():
@@ -300,17 +300,17 @@ def test_calls_of_other_sizes_and_another_model_find_nothing_of_the_calls_before
     first, second = stirred(tiny.model("qwen2")), stirred(tiny.model("mistral", num_hidden_layers=3))
     engine = engine_of(first, ends=ENDS)
     calls = [
-        (TEXTS, Sampling(n=3, max_new_tokens=16)),
-        (TEXTS[:2], Sampling(n=2, max_new_tokens=5)),
-        (TEXTS[2:], Sampling(n=5, max_new_tokens=30, repetition_penalty=1.2)),
-        (TEXTS[:4], Sampling(n=5, max_new_tokens=30, repetition_penalty=1.5)),
-        (TEXTS[1:3], Sampling(n=10, max_new_tokens=30)),
+        (TEXTS, SamplingParams(n=3, max_new_tokens=16)),
+        (TEXTS[:2], SamplingParams(n=2, max_new_tokens=5)),
+        (TEXTS[2:], SamplingParams(n=5, max_new_tokens=30, repetition_penalty=1.2)),
+        (TEXTS[:4], SamplingParams(n=5, max_new_tokens=30, repetition_penalty=1.5)),
+        (TEXTS[1:3], SamplingParams(n=10, max_new_tokens=30)),
     ]
     for model in (first, second, first):
         engine.load(model)
         for texts, sampling in calls:
             prompts = tiny.prompts(*texts)
-            alone = engine_of(model, ends=inner_model(model).generation_config.eos_token_id)
+            alone = engine_of(model, ends=unwrap_model(model).generation_config.eos_token_id)
             assert engine.generate(prompts, sampling) == alone.generate(prompts, sampling)
 
 
@@ -327,7 +327,7 @@ def test_an_adapter_speaks_while_it_is_on_and_the_base_weights_stay_as_they_are(
     """Merging in place and back again would leave rounding in the weights that the trainer holds frozen."""
     model, base = with_adapter(tiny), stirred(tiny.model("llama"))
     engine, before = engine_of(model), tiny.weights(model)
-    prompts, sampling = tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16)
+    prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16)
     adapted = engine.generate(prompts, sampling)
     assert float(gaps(model, prompts, adapted).max()) < 1e-4
     with model.disable_adapter():
@@ -351,9 +351,9 @@ def test_adapters_that_are_no_matrix_to_add_are_called_as_modules(engine_of, tin
         for name, weight in model.named_parameters():
             if "magnitude" in name or ("lora_B" in name and name.endswith("bias")):
                 weight.mul_(1.5).add_(0.3)
-    assert not mergeable(inner_model(model))
+    assert not mergeable(unwrap_model(model))
     engine, prompts = engine_of(model, expect=False), tiny.prompts(*TEXTS)
-    groups = engine.generate(prompts, Sampling(n=3, max_new_tokens=16))
+    groups = engine.generate(prompts, SamplingParams(n=3, max_new_tokens=16))
     assert float(gaps(model, prompts, groups).max()) < 1e-4
     with model.disable_adapter():
         assert float(gaps(model, prompts, groups).max()) > 0.1
@@ -366,19 +366,19 @@ def test_in_bfloat16_the_engine_is_as_near_to_the_model_as_rounding_allows(engin
     autocast = torch.bfloat16 if half == "autocast" else None
     model = model if autocast else model.to(torch.bfloat16)
     engine, prompts = engine_of(model, expect=False, autocast=autocast), tiny.prompts(*TEXTS)
-    gap = gaps(model, prompts, engine.generate(prompts, Sampling(n=3, max_new_tokens=20)), autocast)
+    gap = gaps(model, prompts, engine.generate(prompts, SamplingParams(n=3, max_new_tokens=20)), autocast)
     assert 0 < float(gap.mean()) < 0.1
 
 
 # -- stop strings ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["generate", "fast", "native", "fast, 5 rows", "native, 5 rows"])
+@pytest.fixture(params=["transformers", "fast", "native", "fast, 5 rows", "native, 5 rows"])
 def any_engine(tiny, request):
     """Every engine on one model; with few rows, stopped ones leave and others take their slots."""
     model, kind = stirred(tiny.model("llama")), request.param
-    if kind == "generate":
-        return GenerateEngine(model, tiny.tokenizer())
+    if kind == "transformers":
+        return TransformersEngine(model, tiny.tokenizer())
     if kind.startswith("native") and why_not_native(model, torch.float32):
         pytest.skip("compiled steps need a C compiler")
     rows = 5 if kind.endswith("rows") else None
@@ -396,17 +396,17 @@ def common(completions, length):
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(any_engine, tiny, lengths):
     """And nowhere else: the last letter of a stop string alone, or its first half, ends nothing."""
     prompts, sampling = tiny.prompts(*TEXTS), {"n": 8, "max_new_tokens": 60, "temperature": 0.6, "seed": 1}
-    free = list(chain(*any_engine.generate(prompts, Sampling(**sampling))))
+    free = list(chain(*any_engine.generate(prompts, SamplingParams(**sampling))))
     stop = tuple(common(free, length)[place] for place, length in enumerate(lengths))
-    stopped = list(chain(*any_engine.generate(prompts, Sampling(stop=stop, **sampling))))
+    stopped = list(chain(*any_engine.generate(prompts, SamplingParams(stop=stop, **sampling))))
     tokens, by_string, misled = tiny.tokenizer().convert_ids_to_tokens, 0, 0
     for long, short in zip(free, stopped, strict=True):
         pieces = tokens(list(long.ids))
         ends = [k for k in range(1, len(pieces) + 1) if any(s in "".join(pieces[:k]) for s in stop)]
         expected = ends[0] if ends else len(pieces)
         assert short.ids == long.ids[:expected]
-        assert short.logps == pytest.approx(long.logps[:expected], abs=1e-4)
-        assert short.finish == ("stop" if ends else long.finish)
+        assert short.sampler_logps == pytest.approx(long.sampler_logps[:expected], abs=1e-4)
+        assert short.finish_reason == ("stop" if ends else long.finish_reason)
         assert not ends or short.text.endswith(stop)
         by_string += bool(ends)
         misled += any(piece == s[-1] for piece in pieces[: expected - 1] for s in stop)
@@ -416,20 +416,20 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(any_engin
 
 def test_an_empty_stop_string_is_refused(any_engine, tiny):
     with pytest.raises(ValueError, match=r"a stop string is empty.*remove it"):
-        any_engine.generate(tiny.prompts("a"), Sampling(max_new_tokens=2, stop=("ab", "")))
+        any_engine.generate(tiny.prompts("a"), SamplingParams(max_new_tokens=2, stop=("ab", "")))
 
 
 def test_stop_strings_of_one_call_are_gone_in_the_next(any_engine, tiny):
     """The table of stop tokens outlives a call."""
     prompts, options = tiny.prompts(*TEXTS), {"n": 3, "max_new_tokens": 20}
-    free = any_engine.generate(prompts, Sampling(**options))
+    free = any_engine.generate(prompts, SamplingParams(**options))
     (one, other, *_) = common(chain(*free), 1)
     for stop in (one, other):
-        groups = any_engine.generate(prompts, Sampling(stop=(stop,), **options))
+        groups = any_engine.generate(prompts, SamplingParams(stop=(stop,), **options))
         assert [c.text for c in chain(*groups)] == [
             c.text.partition(stop)[0] + stop * (stop in c.text) for c in chain(*free)
         ]
-    assert ids_of(any_engine.generate(prompts, Sampling(**options))) == ids_of(free)
+    assert ids_of(any_engine.generate(prompts, SamplingParams(**options))) == ids_of(free)
 
 
 # -- what is refused, and who is chosen -----------------------------------------------------------------------------
@@ -439,8 +439,8 @@ def test_a_prompt_and_completion_beyond_the_context_are_refused_with_the_numbers
     """Positions that the model was never trained on give text, not an error: nobody would notice."""
     engine, prompts = engine_of(), tiny.prompts("a", "b" * 109)
     with pytest.raises(ValueError, match=r"109 tokens.* 20 .* 128 tokens.*max_new_tokens"):
-        engine.generate(prompts, Sampling(max_new_tokens=20))
-    assert len(engine.generate(prompts, Sampling(max_new_tokens=19))) == 2
+        engine.generate(prompts, SamplingParams(max_new_tokens=20))
+    assert len(engine.generate(prompts, SamplingParams(max_new_tokens=19))) == 2
 
 
 @pytest.mark.parametrize(
@@ -448,21 +448,21 @@ def test_a_prompt_and_completion_beyond_the_context_are_refused_with_the_numbers
 )
 def test_an_unknown_model_is_refused_by_the_fast_engine_and_given_to_generate(tiny, caplog, family, config, reason):
     model = tiny.model(family, **config)
-    with pytest.raises(ValueError, match=f"{reason}.*use GenerateEngine"):
+    with pytest.raises(ValueError, match=f"{reason}.*use TransformersEngine"):
         FastEngine(model, tiny.tokenizer())
     with pytest.raises(ValueError, match=reason):
-        best_engine(model, tiny.tokenizer(), kind="fast")
+        make_engine(model, tiny.tokenizer(), kind="fast")
     with caplog.at_level(logging.INFO, logger="dunwu"):
-        assert type(best_engine(model, tiny.tokenizer())) is GenerateEngine
-    assert "engine 'generate'" in caplog.text and reason in caplog.text
+        assert type(make_engine(model, tiny.tokenizer())) is TransformersEngine
+    assert "engine 'transformers'" in caplog.text and reason in caplog.text
 
 
 def test_a_known_model_gets_the_fast_engine_unless_generate_is_asked_for(tiny, caplog):
     model = tiny.model("qwen3")
     with caplog.at_level(logging.INFO, logger="dunwu"):
-        engines = [best_engine(model, tiny.tokenizer(), kind=kind) for kind in ("auto", "fast", "generate")]
-    assert [type(engine) for engine in engines] == [FastEngine, FastEngine, GenerateEngine]
-    assert "generate" not in caplog.text
+        engines = [make_engine(model, tiny.tokenizer(), kind=kind) for kind in ("auto", "fast", "transformers")]
+    assert [type(engine) for engine in engines] == [FastEngine, FastEngine, TransformersEngine]
+    assert "transformers'" not in caplog.text
 
 
 def test_generation_kwargs_set_the_fields_of_their_names(tmp_path):
@@ -480,7 +480,7 @@ def test_generation_kwargs_set_the_fields_of_their_names(tmp_path):
         ({"generation_kwargs": {"top_p": 1.5}}, "top_p=1.5"),
         ({"stop_strings": ["a", ""]}, "stop_strings.*without empty"),
         ({"engine": "fats"}, "engine='fats' is unknown.*'fast'"),
-        ({"engine_memory": 0.0}, "engine_memory=0.0.*above 0 GiB"),
+        ({"kv_cache_gib": 0.0}, "kv_cache_gib=0.0.*above 0 GiB"),
     ],
     ids=str,
 )
@@ -506,9 +506,9 @@ class NeverWaits(TorchDispatchMode):
         devices = {t.device.type for t in tensors}
         name = func.name().removeprefix("aten::").split(".")[0]
         # A mask as an index asks how many of its values are true.
-        masked = name.startswith("index") and any(t.dtype == torch.bool for t in tensors[1:])
+        redact = name.startswith("index") and any(t.dtype == torch.bool for t in tensors[1:])
         leaves = torch.device((kwargs or {}).get("device") or "meta").type != "meta"
-        if "meta" in devices and (masked or leaves or name.startswith(self.waits)):
+        if "meta" in devices and (redact or leaves or name.startswith(self.waits)):
             raise Waits(f"{name} waits for the device")
         result = func(*args, **(kwargs or {}))
         made = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
@@ -528,7 +528,7 @@ EVERYTHING = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repe
 @torch.inference_mode()
 def test_a_step_asks_the_device_nothing(tiny, family, options):
     """On the meta device there are no values to ask for; it takes the paths of a GPU, not those of a CPU."""
-    engine, sampling = FastEngine(tiny.model(family).to("meta"), tiny.tokenizer()), Sampling(n=4, **options)
+    engine, sampling = FastEngine(tiny.model(family).to("meta"), tiny.tokenizer()), SamplingParams(n=4, **options)
     decoder = engine.decoder()
     held, _ = engine.hold(decoder, 4, 32, sampling)
     rows, end_ids = held.rows, torch.tensor(engine.end_ids, device="meta")
@@ -580,7 +580,7 @@ def test_the_schedule_of_a_gpu_gives_the_completions_of_a_cpu(tiny, monkeypatch,
     model.generation_config.eos_token_id = [1, *range(5, 12)]
     plain = FastEngine(model, tiny.tokenizer(), native=False, max_rows=max_rows)
     base = {"n": 3, "max_new_tokens": 30}
-    stops = common(chain(*plain.generate(prompts, Sampling(**base))), 1)[:2]
+    stops = common(chain(*plain.generate(prompts, SamplingParams(**base))), 1)[:2]
     calls = [{}, *({"stop": (stop,)} for stop in stops), {"temperature": 0.0}, {"temperature": 0.7}]
     calls += [
         {"top_k": 3},
@@ -590,13 +590,13 @@ def test_the_schedule_of_a_gpu_gives_the_completions_of_a_cpu(tiny, monkeypatch,
         {"repetition_penalty": 1.2},
         {"repetition_penalty": 2.0},
     ]
-    expected = [plain.generate(prompts, Sampling(**base, **options)) for options in calls]
+    expected = [plain.generate(prompts, SamplingParams(**base, **options)) for options in calls]
     monkeypatch.setattr(dunwu.engines.fast.engine, "Replay", FirstCallAgain)
     monkeypatch.setitem(dunwu.engines.fast.scheduler._SPAN, "cpu", 16)
     monkeypatch.setitem(dunwu.engines.fast.scheduler._LOOK_EVERY, "cpu", 8)
     replaying = FastEngine(model, tiny.tokenizer(), native=False, max_rows=max_rows)
     for options, groups in zip(calls, expected, strict=True):
-        assert ids_of(replaying.generate(prompts, Sampling(**base, **options))) == ids_of(groups), options
+        assert ids_of(replaying.generate(prompts, SamplingParams(**base, **options))) == ids_of(groups), options
     assert len({str(ids_of(groups)) for groups in expected}) == len(calls) - 1
 
 
@@ -616,7 +616,7 @@ def test_without_cuda_a_replayed_step_is_the_step_called_each_time():
 def test_stop_strings_of_one_model_are_looked_up_anew_for_another_vocabulary(engine_of, tiny):
     """The table of stop tokens has an entry for every id of a model; another model may have more."""
     small, large = stirred(tiny.model("llama")), stirred(tiny.model("llama", vocab_size=tiny.vocabulary + 50))
-    engine, sampling = engine_of(small), Sampling(n=3, max_new_tokens=20, stop=("a", "b", "c", "d"))
+    engine, sampling = engine_of(small), SamplingParams(n=3, max_new_tokens=20, stop=("a", "b", "c", "d"))
     engine.generate(tiny.prompts(*TEXTS), sampling)
     engine.load(large)
     expected = engine_of(large).generate(tiny.prompts(*TEXTS), sampling)
@@ -630,7 +630,7 @@ def test_stop_strings_of_one_model_are_looked_up_anew_for_another_vocabulary(eng
 def test_weights_that_were_replaced_are_used_by_the_next_call_without_a_load(engine_of, tiny, whose):
     """Wrappers swap `.data`, and load_state_dict(assign=True) swaps parameters: a kept address reads freed memory."""
     model, other = (stirred(tiny.model("qwen3", seed=s), seed=s) for s in (0, 1))
-    engine, prompts, sampling = engine_of(model), tiny.prompts(*TEXTS), Sampling(n=3, max_new_tokens=16)
+    engine, prompts, sampling = engine_of(model), tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16)
     engine.generate(prompts, sampling)
     if whose == "data":
         for weight, replacement in zip(model.parameters(), other.parameters(), strict=True):
@@ -642,7 +642,7 @@ def test_weights_that_were_replaced_are_used_by_the_next_call_without_a_load(eng
 
 def test_a_call_after_one_with_broken_weights_is_as_if_that_had_not_been(engine_of, tiny):
     """A kept cache holds its NaN: a masked place still enters a product, and 0 · NaN is NaN."""
-    engine, sampling = engine_of(), Sampling(n=3, max_new_tokens=16)
+    engine, sampling = engine_of(), SamplingParams(n=3, max_new_tokens=16)
     prompts, kept = tiny.prompts(*TEXTS[:2]), tiny.weights(engine.model)
     before = engine.generate(prompts, sampling)
     with torch.no_grad():
@@ -659,7 +659,7 @@ def test_another_activation_is_used_or_refused(tiny, native):
         engine = FastEngine(model, tiny.tokenizer(), native=native)
     except ValueError:
         return
-    assert float(gaps(model, prompts, engine.generate(prompts, Sampling(n=3, max_new_tokens=16))).max()) < 1e-4
+    assert float(gaps(model, prompts, engine.generate(prompts, SamplingParams(n=3, max_new_tokens=16))).max()) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -681,7 +681,7 @@ def test_adapters_on_the_head_and_the_embedding_speak_too_or_are_refused(tiny, n
         engine = FastEngine(model, tiny.tokenizer(), native=native)
     except ValueError:
         return
-    assert float(gaps(model, prompts, engine.generate(prompts, Sampling(n=3, max_new_tokens=16))).max()) < 1e-4
+    assert float(gaps(model, prompts, engine.generate(prompts, SamplingParams(n=3, max_new_tokens=16))).max()) < 1e-4
 
 
 def test_the_cache_stays_within_the_bytes_that_were_allowed(engine_of, tiny):
@@ -689,5 +689,5 @@ def test_the_cache_stays_within_the_bytes_that_were_allowed(engine_of, tiny):
     engine = engine_of()
     room = 6 * slot_bytes(engine.model.config, 33, torch.float32)
     engine = engine_of(engine.model, cache_bytes=room)
-    engine.generate(tiny.prompts("a"), Sampling(n=6, max_new_tokens=32))
+    engine.generate(tiny.prompts("a"), SamplingParams(n=6, max_new_tokens=32))
     assert engine.held_bytes - decoder_of(engine).copied_bytes <= room

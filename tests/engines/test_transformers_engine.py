@@ -16,17 +16,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dunwu.core.records import Sampling
-from dunwu.engines import FastEngine, GenerateEngine, sequence_seed
+from dunwu.core.records import SamplingParams
+from dunwu.engines import FastEngine, TransformersEngine, sequence_seed
 from dunwu.engines.fast.cpu_kernel import why_not_native
-from dunwu.engines.sampling import draw, uniforms, warp
+from dunwu.engines.sampling import draw, process_logits, uniform_draws
 from dunwu.model.architectures import why_not_known
 
 ENDS = list(range(5, 25))
 """Twenty letters that end a completion: rows of a random model then finish early and at different times."""
 
 
-def theirs(sampling: Sampling) -> LogitsProcessorList:
+def theirs(sampling: SamplingParams) -> LogitsProcessorList:
     """The warpers transformers' `generate` would apply, in its order."""
     found = LogitsProcessorList()
     if sampling.repetition_penalty != 1.0:
@@ -69,15 +69,17 @@ def test_warped_logits_are_those_of_transformers(options):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(50, 64, generator=generator) * 3
     seen = torch.randint(0, 64, (50, 9), generator=generator)
-    sampling = Sampling(**options)
-    torch.testing.assert_close(warp(logits, sampling, present(seen, 64)), theirs(sampling)(seen, logits.clone()))
+    sampling = SamplingParams(**options)
+    torch.testing.assert_close(
+        process_logits(logits, sampling, present(seen, 64)), theirs(sampling)(seen, logits.clone())
+    )
 
 
 def test_warping_leaves_the_models_own_logits_alone():
     logits = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     kept = logits.clone()
     seen = present(torch.tensor([[1], [2]]), 8)
-    warp(logits, Sampling(temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.2), seen)
+    process_logits(logits, SamplingParams(temperature=0.5, top_k=3, top_p=0.9, repetition_penalty=1.2), seen)
     assert torch.equal(logits, kept)
 
 
@@ -118,8 +120,8 @@ def test_every_part_of_a_seed_changes_it_and_none_runs_into_its_neighbour():
 
 
 def test_a_rows_random_numbers_come_from_its_own_seed_alone():
-    alone = uniforms([11], 5, torch.device("cpu"))
-    together = uniforms([7, 11, 13], 9, torch.device("cpu"))
+    alone = uniform_draws([11], 5, torch.device("cpu"))
+    together = uniform_draws([7, 11, 13], 9, torch.device("cpu"))
     assert torch.equal(alone[0], together[1, :5])
     assert not torch.equal(together[0], together[1])
 
@@ -127,7 +129,7 @@ def test_a_rows_random_numbers_come_from_its_own_seed_alone():
 # -- the engines: all that is asked of one is asked of both ---------------------------------------------------------
 
 
-@pytest.fixture(params=["generate", "fast", "native"])
+@pytest.fixture(params=["transformers", "fast", "native"])
 def engine_of(tiny, request):
     """Makes an engine on a random model; the fast one is skipped, by name, for a family it does not know."""
 
@@ -136,8 +138,8 @@ def engine_of(tiny, request):
         if ends is not None:
             model.generation_config.eos_token_id = ends
         tokenizer = tokenizer or tiny.tokenizer()
-        if request.param == "generate":
-            return GenerateEngine(model, tokenizer, **options)
+        if request.param == "transformers":
+            return TransformersEngine(model, tokenizer, **options)
         if why_not_known(model):
             pytest.skip(f"the fast engine does not know {family}")
         if request.param == "native" and why_not_native(model, torch.float32):
@@ -155,7 +157,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(engine_of, tin
     """Prompts of different lengths in one batch, two ways of ending: positions, cache and end must all be right."""
     engine = engine_of(family, ends=ENDS)
     prompts = tiny.prompts(*TEXTS)
-    completions = engine.generate(prompts, Sampling(n=1, max_new_tokens=12, temperature=0.0))
+    completions = engine.generate(prompts, SamplingParams(n=1, max_new_tokens=12, temperature=0.0))
     finishes = set()
     for prompt, (completion,) in zip(prompts, completions, strict=True):
         expected = engine.model.generate(
@@ -167,8 +169,8 @@ def test_greedy_completions_are_those_of_generate_token_for_token(engine_of, tin
             pad_token_id=0,
         )[0, len(prompt.ids) :]
         assert list(completion.ids) == expected.tolist()
-        finishes.add(completion.finish)
-        assert completion.finish == ("stop" if completion.ids[-1] in engine.end_ids else "length")
+        finishes.add(completion.finish_reason)
+        assert completion.finish_reason == ("stop" if completion.ids[-1] in engine.end_ids else "length")
     assert len({c.ids for (c,) in completions}) > 3, "a model that says one thing would prove nothing"
 
 
@@ -177,7 +179,7 @@ def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(engi
     """Guards against a penalty on padding: the pad token would become less likely in short prompts only."""
     engine = engine_of("llama")
     prompts = tiny.prompts(*TEXTS)
-    sampling = Sampling(n=1, max_new_tokens=10, temperature=0.0, repetition_penalty=penalty)
+    sampling = SamplingParams(n=1, max_new_tokens=10, temperature=0.0, repetition_penalty=penalty)
     for prompt, (completion,) in zip(prompts, engine.generate(prompts, sampling), strict=True):
         expected = engine.model.generate(
             torch.tensor([prompt.ids]),
@@ -194,29 +196,29 @@ def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(engi
 def test_rows_that_finish_and_leave_the_batch_change_no_other_row(engine_of, tiny, family):
     """Guards against a cache gathered in another order than the rows: completions would then mix prompts."""
     prompts = tiny.prompts(*TEXTS)
-    sampling = Sampling(n=8, max_new_tokens=16, seed=5)
+    sampling = SamplingParams(n=8, max_new_tokens=16, seed=5)
     early = engine_of(family, ends=ENDS).generate(prompts, sampling)
     never = engine_of(family, ends=1).generate(prompts, sampling)
     lengths = {len(c.ids) for group in early for c in group}
     assert len(lengths) > 6, "rows must finish at different times, or nothing is tested"
     for short, long in zip(chain(*early), chain(*never), strict=True):
         assert short.ids == long.ids[: len(short.ids)]
-        assert short.logps == pytest.approx(long.logps[: len(short.logps)], abs=1e-5)
+        assert short.sampler_logps == pytest.approx(long.sampler_logps[: len(short.sampler_logps)], abs=1e-5)
 
 
 def test_the_end_token_is_part_of_the_completion_and_not_of_its_text(engine_of, tiny):
     """Dropping the end token from training is how a model forgets to stop."""
     engine = engine_of(ends=[1, 4])
-    sampling = Sampling(n=64, max_new_tokens=60, temperature=1.5)
+    sampling = SamplingParams(n=64, max_new_tokens=60, temperature=1.5)
     completions = [c for group in engine.generate(tiny.prompts(*TEXTS), sampling) for c in group]
-    stopped = [c for c in completions if c.finish == "stop"]
+    stopped = [c for c in completions if c.finish_reason == "stop"]
     assert {c.ids[-1] for c in stopped} == {1, 4}, "both end tokens end"
     for completion in completions:
-        assert len(completion.ids) == len(completion.logps)
-        inner = completion.ids[:-1] if completion.finish == "stop" else completion.ids
+        assert len(completion.ids) == len(completion.sampler_logps)
+        inner = completion.ids[:-1] if completion.finish_reason == "stop" else completion.ids
         assert not {1, 4} & set(inner)
         assert completion.text == "".join(engine.tokenizer.decode([i]) for i in completion.ids if i > 4)
-    assert all(len(c.ids) == 60 for c in completions if c.finish == "length")
+    assert all(len(c.ids) == 60 for c in completions if c.finish_reason == "length")
 
 
 def test_end_tokens_are_those_of_the_tokenizer_and_of_the_generation_config(engine_of, tiny):
@@ -231,7 +233,7 @@ def test_end_tokens_are_those_of_the_tokenizer_and_of_the_generation_config(engi
 @pytest.mark.parametrize("pad", [None, "<eos>"])
 def test_a_missing_pad_token_or_one_that_is_the_end_token_changes_nothing(engine_of, tiny, pad):
     """pad = eos is the usual set-up of base models; comparing ids with the pad id then masks the end token."""
-    sampling = Sampling(n=4, max_new_tokens=12, seed=1)
+    sampling = SamplingParams(n=4, max_new_tokens=12, seed=1)
     prompts = tiny.prompts(*TEXTS)
     normal = engine_of(ends=ENDS).generate(prompts, sampling)
     other = engine_of(ends=ENDS, tokenizer=tiny.tokenizer(pad=pad)).generate(prompts, sampling)
@@ -245,11 +247,11 @@ def test_log_probabilities_are_of_the_distribution_that_was_sampled(engine_of, t
     """After top-k 3 the kept tokens' probabilities add up to 1: a completion's first token shows it."""
     engine = engine_of()
     (prompt,) = tiny.prompts("what is 2+2")
-    (group,) = engine.generate([prompt], Sampling(n=256, max_new_tokens=1, **options))
-    chances = {c.ids[0]: math.exp(c.logps[0]) for c in group}
+    (group,) = engine.generate([prompt], SamplingParams(n=256, max_new_tokens=1, **options))
+    chances = {c.ids[0]: math.exp(c.sampler_logps[0]) for c in group}
     with torch.no_grad():
         logits = engine.model(torch.tensor([prompt.ids])).logits[0, -1:]
-    exact = warp(logits, Sampling(**options))[0].softmax(-1)
+    exact = process_logits(logits, SamplingParams(**options))[0].softmax(-1)
     assert chances == pytest.approx({i: float(exact[i]) for i in chances}, rel=1e-4)
     assert set(chances) <= {i for i, p in enumerate(exact.tolist()) if p > 0}
 
@@ -257,17 +259,17 @@ def test_log_probabilities_are_of_the_distribution_that_was_sampled(engine_of, t
 def test_the_training_mode_is_put_back_after_generating(engine_of, tiny):
     engine = engine_of()
     engine.model.train()
-    engine.generate(tiny.prompts("a"), Sampling(n=2, max_new_tokens=2))
+    engine.generate(tiny.prompts("a"), SamplingParams(n=2, max_new_tokens=2))
     assert engine.model.training
     engine.model.eval()
-    engine.generate(tiny.prompts("a"), Sampling(n=2, max_new_tokens=2))
+    engine.generate(tiny.prompts("a"), SamplingParams(n=2, max_new_tokens=2))
     assert not engine.model.training
 
 
 def test_dropout_is_off_while_completions_are_made(tiny):
     """With dropout on, greedy completions of one prompt differ from call to call."""
     model = tiny.model("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5).train()
-    engine = GenerateEngine(model, tiny.tokenizer())
-    greedy = Sampling(n=1, max_new_tokens=12, temperature=0.0)
+    engine = TransformersEngine(model, tiny.tokenizer())
+    greedy = SamplingParams(n=1, max_new_tokens=12, temperature=0.0)
     first, second = (engine.generate(tiny.prompts("abc"), greedy)[0][0] for _ in range(2))
     assert first == second

@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from dunwu.embedded import model_path
+from dunwu.embedded import embedded_model_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = ("gsm8k", "step_by_step")
@@ -51,7 +51,7 @@ def executed(name: str, folder: Path) -> Any:
         (folder / "data" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
     notebook = read("en", name)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
-    cell.source = PARAMETERS.format(model=model_path())
+    cell.source = PARAMETERS.format(model=embedded_model_path())
     where = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=180, kernel_name="python3", resources=where).execute()
     return notebook

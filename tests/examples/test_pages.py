@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from dunwu.cli import main
-from dunwu.embedded import model_path
+from dunwu.embedded import embedded_model_path
 from dunwu.rewards import RewardRunner
 from hub_server import HubServer
 
@@ -115,7 +115,7 @@ def hub(places: dict[str, str]) -> Iterator[dict[str, str]]:
         )
     }
     for size in ("0.5B", "3B"):
-        served["model", f"Qwen/Qwen2.5-{size}-Instruct"] = model_path()
+        served["model", f"Qwen/Qwen2.5-{size}-Instruct"] = embedded_model_path()
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MODELSCOPE_"))}
     home = str(Path(places["output"]).with_name("home"))
     with HubServer(served) as server:
@@ -172,7 +172,7 @@ def small_ten_lines(places: dict[str, str]) -> Path:
     text = (EXAMPLES / "ten_lines.py").read_text(encoding="utf-8")
     size = "max_steps=1, max_completion_length=16, num_generations=4"
     for name, instead in (
-        ("Qwen/Qwen2-0.5B-Instruct", model_path()),
+        ("Qwen/Qwen2-0.5B-Instruct", embedded_model_path()),
         ("trl-lib/tldr", places["tldr"]),
         ("outputs/Qwen2-0.5B-GRPO", places["output"]),
         ("num_generations=8", size),

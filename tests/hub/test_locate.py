@@ -17,9 +17,9 @@ from dunwu.hub.offline import reachable
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
 LOAD = """
-from dunwu.model.loading import load_policy, load_tokenizer
+from dunwu.model.loading import load_model, load_tokenizer
 from dunwu.tasks.read_rows import read_table
-model = load_policy("Qwen/Qwen2.5-0.5B-Instruct")
+model = load_model("Qwen/Qwen2.5-0.5B-Instruct")
 tokenizer = load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")
 rows = read_table("openai/gsm8k", split="test", config="main")
 print("SUM", round(sum(p.double().abs().sum().item() for p in model.parameters()), 6), len(tokenizer), len(rows))
@@ -192,9 +192,9 @@ def test_a_gated_model_says_where_to_ask_and_no_key_is_shown(home: Any) -> None:
     home.server.misbehaviour.gated.add(MODEL)
     key = "hf_" + "k" * 34
     code = (
-        "import os, sys\nfrom dunwu.model.loading import load_policy\n"
+        "import os, sys\nfrom dunwu.model.loading import load_model\n"
         "for name in ('', 'HF_TOKEN'):\n    if name:\n        os.environ[name] = sys.argv[1]\n"
-        f'    try:\n        load_policy("{MODEL}")\n    except ValueError as error:\n        print("ERROR", error)\n'
+        f'    try:\n        load_model("{MODEL}")\n    except ValueError as error:\n        print("ERROR", error)\n'
     )
     done = home.run("-c", code, key)
     without, with_key = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
@@ -244,13 +244,13 @@ def test_a_name_that_does_not_exist_is_no_hub() -> None:
 def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
     import shutil
 
-    from dunwu.model.loading import load_policy
+    from dunwu.model.loading import load_model
 
     shutil.copytree(folders["model", MODEL], tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"is cut short or damaged .* `dunwu fetch NAME --to .*/model` brings what"):
-        load_policy(str(tmp_path / "model"))
+        load_model(str(tmp_path / "model"))
 
 
 def test_a_full_disk_is_said_and_other_errors_are_left_alone() -> None:

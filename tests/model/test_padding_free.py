@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dunwu.core.records import Batch
+from dunwu.core.records import MicroBatch
 from dunwu.model import padding_free as packed_module
 from dunwu.model.architectures import why_not_known
-from dunwu.model.logprobs import forward_logps, own_attention, padded_logps
+from dunwu.model.logprobs import forward_logps, packed_attention_context, padded_logps
 from dunwu.model.padding_free import layout_of, packed_attention
-from dunwu.rollout.micro_batches import pack
+from dunwu.rollout.micro_batches import make_micro_batches
 
 # Of numbers and of gradients. In float32 either gradient is up to 5e-6 away from the one in float64.
 TOLERANCE = {torch.float64: (1e-12, 1e-12), torch.float32: (2e-6, 5e-6)}
@@ -58,11 +58,11 @@ MODELS = {
 }
 
 
-def batches_of(tiny, tokens=100_000, shapes=SHAPES, **options) -> list[Batch]:
-    return pack(tiny.groups(shapes), aggregation="token", tokens=tokens, **options)
+def batches_of(tiny, tokens=100_000, shapes=SHAPES, **options) -> list[MicroBatch]:
+    return make_micro_batches(tiny.groups(shapes), loss_aggregation="token_mean", tokens=tokens, **options)
 
 
-def one_batch(tiny, shapes=SHAPES) -> Batch:
+def one_batch(tiny, shapes=SHAPES) -> MicroBatch:
     (batch,) = batches_of(tiny, shapes=shapes)
     return batch
 
@@ -71,7 +71,7 @@ def answers(tiny, model, batches, way=forward_logps, temperature=0.9) -> tuple[l
     """What a forward says of each batch, and the gradients of a loss in which every token counts differently."""
     model.zero_grad()
     said = []
-    with own_attention(model) if way is forward_logps else torch.enable_grad():
+    with packed_attention_context(model) if way is forward_logps else torch.enable_grad():
         for batch in batches:
             logps, entropies = way(model, batch, temperature)
             said.append((logps.detach(), entropies))
@@ -205,7 +205,7 @@ def test_an_adapter_on_the_head_is_part_of_the_head(tiny):
     plain = {}
     merged = adapted(tiny, targets=("lm_head", "q_proj"))
 
-    def all_logits(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    def all_logits(model: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
         rows = []
         for row, length in enumerate(batch.lengths):
             prompt, said = batch.prompts[batch.prompt_index[row]], batch.completion_ids_BC[row, :length]
@@ -244,7 +244,7 @@ def test_the_models_own_attention_is_put_back(tiny, attention):
     with packed_attention(model):
         assert model.config._attn_implementation not in ("sdpa", "eager")
     assert model.config._attn_implementation == attention
-    with pytest.raises(ZeroDivisionError), own_attention(model):
+    with pytest.raises(ZeroDivisionError), packed_attention_context(model):
         raise ZeroDivisionError
     assert model.config._attn_implementation == attention
     batch = one_batch(tiny)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from dunwu.core.records import Step
+from dunwu.core.records import StepResult
 from dunwu.observers import NotebookProgress
 
 TRAINS = """
 import os
 os.environ["OMP_NUM_THREADS"] = "1"
 from dunwu import GRPOConfig, GRPOTrainer
-from dunwu.embedded import model_path
+from dunwu.embedded import embedded_model_path
 
 def sevens(completions, **_):
     return [float(len(text) % 7) for text in completions]
@@ -23,7 +23,7 @@ config = GRPOConfig(
     save_strategy="no", eval_strategy="steps", eval_steps=2, logging_steps=1,
 )
 rows = [{"prompt": f"{i} 4 5 = {i + 20}"} for i in range(8)]
-trainer = GRPOTrainer(str(model_path()), sevens, config, rows, rows[:2])
+trainer = GRPOTrainer(str(embedded_model_path()), sevens, config, rows, rows[:2])
 trainer.train()
 """
 
@@ -52,8 +52,8 @@ def test_a_notebook_shows_a_bar_and_our_table_instead_of_a_training_loss(tmp_pat
     assert not any("Training Loss" in page for page in pages)
 
 
-def step(index: int, **metrics: float) -> Step:
-    return Step(index=index, groups=(), metrics={"reward": 0.5, **metrics})
+def step(index: int, **metrics: float) -> StepResult:
+    return StepResult(index=index, groups=(), metrics={"reward": 0.5, **metrics})
 
 
 def test_the_table_keeps_the_last_rows_and_escapes_names() -> None:

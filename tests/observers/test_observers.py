@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from dunwu.core.protocols import Observer
-from dunwu.core.records import Completion, Step
-from dunwu.observers import Console, History, RolloutLog, draw_curves
+from dunwu.core.records import Completion, StepResult
+from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
 from dunwu.observers.plots import running_mean
 
 
-def step(index: int, groups: Any = (), **metrics: float) -> Step:
-    return Step(index=index, groups=tuple(groups), metrics={"reward": index / 10, **metrics})
+def step(index: int, groups: Any = (), **metrics: float) -> StepResult:
+    return StepResult(index=index, groups=tuple(groups), metrics={"reward": index / 10, **metrics})
 
 
 def test_every_observer_fits_the_protocol(tmp_path: Path) -> None:
-    for observer in (Console(3), History(), RolloutLog(tmp_path / "r.jsonl")):
+    for observer in (Console(3), MetricsLog(), RolloutLog(tmp_path / "r.jsonl")):
         assert isinstance(observer, Observer)
 
 
@@ -35,7 +35,7 @@ def test_the_console_prints_the_first_every_nth_and_the_last_step() -> None:
 
 def test_the_history_is_in_memory_and_in_a_file_and_makes_no_folder_before_the_first_step(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
-    history = History(path)
+    history = MetricsLog(path)
     assert not path.parent.exists()
     history.on_step(step(1, entropy=0.5))
     history.on_step(step(2))
@@ -46,22 +46,22 @@ def test_the_history_is_in_memory_and_in_a_file_and_makes_no_folder_before_the_f
 def test_a_run_that_starts_anew_replaces_the_file_and_one_that_resumes_cuts_it_back(tmp_path: Path) -> None:
     """A resumed run makes the steps after its checkpoint again: kept twice, every plot would fold back on itself."""
     path = tmp_path / "metrics.jsonl"
-    first = History(path)
+    first = MetricsLog(path)
     for index in (1, 2, 3):
         first.on_step(step(index))
     with path.open("a") as out:
         out.write('{"step": 4, "rewa')  # a kill in the middle of a write
-    resumed = History(path, after=2)
+    resumed = MetricsLog(path, after=2)
     assert resumed.column("step") == [1, 2]
     resumed.on_step(step(3, entropy=1.0))
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-    anew = History(path)
+    anew = MetricsLog(path)
     anew.on_step(step(1))
     assert len(path.read_text().splitlines()) == 1
 
 
 def test_every_rollout_is_written_as_it_was_said(tmp_path: Path, tiny: Any) -> None:
-    completion = Completion(ids=(5, 6, 1), logps=(-0.1, -0.2, -0.3), finish="stop", text="顿悟")
+    completion = Completion(ids=(5, 6, 1), sampler_logps=(-0.1, -0.2, -0.3), finish_reason="stop", text="顿悟")
     group = tiny.group(tiny.prompts("say one")[0], [completion, completion], [0.5, -0.5])
     log = RolloutLog(tmp_path / "rollouts.jsonl")
     log.on_step(step(3, [group]))

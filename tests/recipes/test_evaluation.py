@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dunwu.core.records import Completion, Prompt, Sampling, Verdict
-from dunwu.recipes.evaluation import Share, evaluate, pass_at_k
+from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
+from dunwu.recipes.evaluation import Proportion, evaluate, pass_at_k
 
 
 class Scripted:
@@ -15,9 +15,9 @@ class Scripted:
 
     def __init__(self, greedy: Sequence[str], sampled: Sequence[Sequence[str]]) -> None:
         self.greedy, self.sampled = greedy, sampled
-        self.asked: list[Sampling] = []
+        self.asked: list[SamplingParams] = []
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         self.asked.append(sampling)
         texts = [[text] for text in self.greedy] if sampling.temperature == 0 else self.sampled
         return [[completion(text) for text in several] for several in texts]
@@ -26,14 +26,14 @@ class Scripted:
 def completion(text: str) -> Completion:
     return Completion(
         ids=tuple(range(len(text))),
-        logps=(0.0,) * len(text),
-        finish="stop" if text[-1] == "." else "length",
+        sampler_logps=(0.0,) * len(text),
+        finish_reason="stop" if text[-1] == "." else "length",
         text=text,
     )
 
 
-def judge(row: Any, text: str) -> Verdict:
-    return Verdict(strict=text.startswith("A"), lenient="a" in text.lower(), formatted=text.endswith("."))
+def judge(row: Any, text: str) -> Grade:
+    return Grade(strict=text.startswith("A"), lenient="a" in text.lower(), formatted=text.endswith("."))
 
 
 def prompts(tiny: Any, count: int) -> list[Prompt]:
@@ -43,7 +43,7 @@ def prompts(tiny: Any, count: int) -> list[Prompt]:
 
 def test_shares_and_their_errors_are_those_of_the_prompts(tiny: Any) -> None:
     engine = Scripted(["A.", "b", "a"], [["A.", "A."], ["b", "A"], ["b.", "b"]])
-    task: Any = SimpleNamespace(name="letters", judge=judge)
+    task: Any = SimpleNamespace(name="letters", grade=judge)
     report = evaluate(engine, task, prompts(tiny, 3), samples=2, max_new_tokens=4)  # type: ignore[arg-type]
     assert report.share("strict", greedy=True).value == pytest.approx(1 / 3)
     assert report.share("lenient", greedy=True).value == pytest.approx(2 / 3)
@@ -52,7 +52,7 @@ def test_shares_and_their_errors_are_those_of_the_prompts(tiny: Any) -> None:
     assert sampled.value == pytest.approx(0.5)
     assert sampled.error == pytest.approx(0.5 / 3**0.5)
     assert report.mean_tokens(greedy=True) == pytest.approx(4 / 3)
-    assert report.cut_share(greedy=False) == pytest.approx(3 / 6)
+    assert report.truncated_fraction(greedy=False) == pytest.approx(3 / 6)
     assert report.pass_at(1).value == pytest.approx(0.5)
     assert report.pass_at(2).value == pytest.approx(2 / 3)
     figures = report.figures()
@@ -62,7 +62,7 @@ def test_shares_and_their_errors_are_those_of_the_prompts(tiny: Any) -> None:
 
 def test_it_asks_once_greedily_and_then_at_the_temperature(tiny: Any) -> None:
     engine = Scripted(["A."], [["A."] * 3])
-    task: Any = SimpleNamespace(name="letters", judge=judge)
+    task: Any = SimpleNamespace(name="letters", grade=judge)
     evaluate(engine, task, prompts(tiny, 1), samples=3, max_new_tokens=9, temperature=0.7, seed=5)  # type: ignore[arg-type]
     assert [(s.n, s.temperature, s.max_new_tokens, s.seed) for s in engine.asked] == [(1, 0.0, 9, 5), (3, 0.7, 9, 5)]
 
@@ -77,10 +77,10 @@ def test_pass_at_k_is_the_unbiased_estimate() -> None:
 
 
 def test_an_evaluation_of_nothing_is_refused(tiny: Any) -> None:
-    task: Any = SimpleNamespace(name="letters", judge=judge)
+    task: Any = SimpleNamespace(name="letters", grade=judge)
     with pytest.raises(ValueError, match="needs prompts and samples"):
         evaluate(Scripted([], []), task, [], samples=1)  # type: ignore[arg-type]
 
 
 def test_a_share_prints_as_per_cent_with_its_error() -> None:
-    assert str(Share(value=0.6204, error=0.0217)) == "62.0 % ± 2.2"
+    assert str(Proportion(value=0.6204, error=0.0217)) == "62.0 % ± 2.2"

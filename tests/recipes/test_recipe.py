@@ -88,7 +88,7 @@ def test_rewards_of_a_recipe_replace_the_tasks_own_and_are_proved_on_gold_answer
         model="embedded",
         task={"name": "countdown", "style": "chinese"},
         rewards=["format_reward_func", "equation_reward_func"],
-        full_marks=2.0,
+        max_reward=2.0,
     )
     task = make_task(recipe)
     assert [reward.__name__ for reward in task.rewards] == ["format_reward_func", "equation_reward_func"]  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def test_gold_answers_that_fall_short_of_full_marks_stop_the_run() -> None:
         model="embedded",
         task={"name": "countdown", "style": "tiny"},
         rewards=["equation_solves", "thought_len_reward_func"],
-        full_marks=2.0,
+        max_reward=2.0,
     )
     with pytest.raises(ValueError, match=r"gold answer earns 1 of 2; thought_len_reward_func fell short"):
         make_task(recipe)

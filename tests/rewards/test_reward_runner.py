@@ -13,13 +13,13 @@ import numpy
 import pytest
 import torch
 
-from dunwu.core.records import Problem, Scores
+from dunwu.core.records import RewardFailure, RewardScores
 from dunwu.rewards import RewardError, RewardRunner, combine
 
 TEXTS = ["a", "bb", "ccc", "dddd"]
 
 
-def scored(runner: RewardRunner, texts: list[str] = TEXTS, **columns: Any) -> Scores:
+def scored(runner: RewardRunner, texts: list[str] = TEXTS, **columns: Any) -> RewardScores:
     ids = [[7]] * len(texts)
     return runner.score(prompts=["p"] * len(texts), completions=texts, completion_ids=ids, columns=columns)
 
@@ -95,7 +95,7 @@ def test_sync_async_objects_and_partials_are_scored_in_order() -> None:
 
 
 def test_async_functions_run_at_the_same_time_and_inside_a_running_loop() -> None:
-    async def notebook() -> Scores:
+    async def notebook() -> RewardScores:
         return scored(RewardRunner([length_later] * 5))
 
     start = time.perf_counter()
@@ -313,14 +313,14 @@ def test_system_exit_in_a_reward_ends_the_run_and_is_not_lost_in_a_thread() -> N
 
 def test_combine_weighs_and_leaves_none_out() -> None:
     values = ((1.0, 2.0), (None, 2.0), (None, None))
-    scores = Scores(names=("a", "b"), values=values, problems=())
+    scores = RewardScores(names=("a", "b"), values=values, problems=())
     assert combine(scores, [1.0, 0.5]) == [2.0, 1.0, None]
     assert combine(scores) == [3.0, 2.0, None]
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, math.nan]])
 def test_weights_must_be_one_finite_number_a_function(weights: list[float]) -> None:
-    scores = Scores(names=("a", "b"), values=(), problems=())
+    scores = RewardScores(names=("a", "b"), values=(), problems=())
     with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
         combine(scores, weights)
     with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
@@ -339,6 +339,6 @@ def test_wrong_options_are_refused_in_words() -> None:
 def test_the_problem_of_an_error_is_a_record() -> None:
     with pytest.raises(RewardError) as caught:
         scored(RewardRunner(failing_on("a", raise_error)))
-    assert caught.value.problem == Problem(
+    assert caught.value.problem == RewardFailure(
         function="picky", row=0, kind="exception", detail="KeyError: 'no such thing'"
     )

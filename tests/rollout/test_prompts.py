@@ -31,7 +31,7 @@ def test_messages_go_through_the_template_and_the_answer_is_opened(tiny):
     found = one(tiny, [SYSTEM, USER])
     assert found.text == "[system]be brief;[user]2+2;[assistant]"
     assert text_of(tiny, found.ids) == found.text
-    assert found.given == [SYSTEM, USER]
+    assert found.original == [SYSTEM, USER]
     assert found.conversational
 
 
@@ -69,7 +69,7 @@ def test_texts_with_and_without_a_begin_token_keep_their_order(tiny):
     texts = ["a", "<bos>b", "c", "<bos>d"]
     found, _ = build_prompts([{"prompt": text} for text in texts], tokenizer)
     assert [tokenizer.decode(p.ids) for p in found] == ["<bos>a", "<bos>b", "<bos>c", "<bos>d"]
-    assert [p.key for p in found] == [0, 1, 2, 3]
+    assert [p.row_index for p in found] == [0, 1, 2, 3]
 
 
 def test_an_end_token_that_the_tokenizer_appends_is_taken_off(tiny):
@@ -98,7 +98,7 @@ def test_prompts_too_long_are_dropped_and_counted_and_the_others_keep_their_keys
     """Keys are rows of the dataset: renumbering after a drop would change every random seed."""
     rows = [{"prompt": text} for text in ("abcdef", "ab", "abcdefgh", "abc")]
     found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=3))
-    assert [(p.key, p.text) for p in found] == [(1, "ab"), (3, "abc")]
+    assert [(p.row_index, p.text) for p in found] == [(1, "ab"), (3, "abc")]
     assert (report.total, report.dropped, report.cut, report.longest) == (4, 2, 0, 8)
     sentence = report.sentence(3)
     assert "2 of 4 prompts are longer than 3 tokens (the longest has 8) and were dropped" in sentence

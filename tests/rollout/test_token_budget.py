@@ -15,25 +15,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Batch
-from dunwu.model.logprobs import forward_logps, own_attention
+from dunwu.core.records import MicroBatch
+from dunwu.model.logprobs import forward_logps, packed_attention_context
 from dunwu.model.padding_free import layout_of
 from dunwu.rollout import token_budget as budget_module
-from dunwu.rollout.micro_batches import cuts, pack, split
+from dunwu.rollout.micro_batches import make_micro_batches, plan_micro_batches, split_micro_batch
 from dunwu.rollout.token_budget import TokenBudget
 
 # Prompt tokens, and the tokens of each completion.
 SHAPES = ((3, (1, 9, 30, 2)), (11, (5, 1)), (7, (40, 17, 3, 3)), (1, (1,)))
 
 
-def batch_of(tiny, shapes=SHAPES) -> Batch:
-    (batch,) = pack(tiny.groups(shapes), aggregation="token", tokens=100_000)
+def batch_of(tiny, shapes=SHAPES) -> MicroBatch:
+    (batch,) = make_micro_batches(tiny.groups(shapes), loss_aggregation="token_mean", tokens=100_000)
     return batch
 
 
 def backward(model, batches) -> None:
     """Adds the gradient of a loss in which every token counts differently."""
-    with own_attention(model):
+    with packed_attention_context(model):
         for batch in batches:
             logps, _ = forward_logps(model, batch, 0.9)
             worth = batch.advantages_B.unsqueeze(1) * batch.sampler_logps_BC.exp() * batch.mask_BC
@@ -49,7 +49,7 @@ def gradients(tiny, model, batches) -> dict[str, Tensor]:
 # -- splitting -----------------------------------------------------------------------------------------------------
 
 
-def full_batch(tiny) -> Batch:
+def full_batch(tiny) -> MicroBatch:
     """A batch with everything that a step may have put into it."""
     batch = batch_of(tiny)
     torch.manual_seed(3)
@@ -57,7 +57,7 @@ def full_batch(tiny) -> Batch:
     return replace(batch, old_logps_BC=old, reference_logps_BC=reference)
 
 
-def rows_of(batch: Batch) -> list[dict[str, Any]]:
+def rows_of(batch: MicroBatch) -> list[dict[str, Any]]:
     """Each row by itself: what must not change when rows change company."""
     return [
         {
@@ -76,7 +76,7 @@ def rows_of(batch: Batch) -> list[dict[str, Any]]:
 def test_the_parts_of_a_batch_are_its_rows_and_add_up_to_its_gradient(tiny, tokens, shared):
     """A retry after memory ran out is the same step only if no row loses its advantage or old log-probs."""
     whole = full_batch(tiny)
-    parts = split(whole, tokens, shared_prompts=shared)
+    parts = split_micro_batch(whole, tokens, shared_prompts=shared)
     assert [row for part in parts for row in rows_of(part)] == rows_of(whole)
     assert len(rows_of(whole)[0]) == 4 + 6
     assert len(parts) == {1: 11, 100_000: 1}.get(tokens, len(parts)) and (tokens == 100_000 or len(parts) > 1)
@@ -93,7 +93,7 @@ def test_rows_can_be_taken_in_any_order_and_from_the_middle(tiny):
     whole = full_batch(tiny)
     everything = rows_of(whole)
     for rows in ([9, 0, 5], [4], [2, 3, 4], list(range(10, -1, -1))):
-        assert rows_of(whole.take(rows)) == [everything[row] for row in rows]
+        assert rows_of(whole.select_rows(rows)) == [everything[row] for row in rows]
 
 
 def test_cuts_are_where_they_are_by_hand():
@@ -104,10 +104,10 @@ def test_cuts_are_where_they_are_by_hand():
     """
     owners, sizes = (0, 0, 0, 1), ((10, 5), (10, 5), (10, 5), (3, 2))
     for tokens, expected in ((18, [(0, 2), (2, 4)]), (17, [(0, 1), (1, 2), (2, 3), (3, 4)]), (26, [(0, 4)])):
-        assert [(c.start, c.stop) for c in cuts(owners, sizes, tokens)] == expected
-    padded = cuts(owners, sizes, 30, shared_prompts=False)
+        assert [(c.start, c.stop) for c in plan_micro_batches(owners, sizes, tokens)] == expected
+    padded = plan_micro_batches(owners, sizes, 30, shared_prompts=False)
     assert [(c.start, c.stop) for c in padded] == [(0, 2), (2, 4)]
-    assert cuts((), (), 10) == []
+    assert plan_micro_batches((), (), 10) == []
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -123,7 +123,7 @@ def test_cuts_keep_every_row_once_and_no_part_could_take_its_neighbour(shared):
         return len(rows) * (max(sizes[r][0] for r in rows) + max(sizes[r][1] for r in rows))
 
     for tokens in (1, 30, 100, 250, 10_000):
-        parts = [range(c.start, c.stop) for c in cuts(owners, sizes, tokens, shared_prompts=shared)]
+        parts = [range(c.start, c.stop) for c in plan_micro_batches(owners, sizes, tokens, shared_prompts=shared)]
         assert list(itertools.chain(*parts)) == list(range(100))
         assert all(len(part) == 1 or work(part) <= tokens for part in parts)
         assert all(work(range(one.start, two.start + 1)) > tokens for one, two in itertools.pairwise(parts))
@@ -137,8 +137,8 @@ def settled(tiny, monkeypatch, free: float, model: Any = None, **options: Any) -
     monkeypatch.setattr(budget_module, "free_memory", lambda device: int(free))
     groups = tiny.groups(SHAPES)
 
-    def sample(tokens: int) -> list[Batch]:
-        return pack(groups[:1], aggregation="token", tokens=tokens)
+    def sample(tokens: int) -> list[MicroBatch]:
+        return make_micro_batches(groups[:1], loss_aggregation="token_mean", tokens=tokens)
 
     return TokenBudget(tokens=None, **options).settle(model or tiny.model(), sample)
 
@@ -159,7 +159,7 @@ def test_a_token_is_as_dear_as_what_its_forward_keeps(tiny, monkeypatch):
     """Attention, MLP and norms keep tensors of known sizes: a measure that missed the MLP would promise too much."""
     narrow, wide = (tiny.model(intermediate_size=size) for size in (48, 1048))
     batch = batch_of(tiny)
-    kept = [budget_module.saved_bytes(model, batch, 1.0) for model in (narrow, wide)]
+    kept = [budget_module.activation_bytes(model, batch, 1.0) for model in (narrow, wide)]
     # Of each of 2 layers: the gate, its SiLU, the other projection and the product, 4 bytes each, 1000 more of them.
     per_token = (kept[1] - kept[0]) / len(layout_of(batch).ids_N)
     assert per_token == pytest.approx(2 * 4 * 4 * 1000, rel=0.01)
@@ -171,11 +171,16 @@ def test_what_was_found_is_said_once_and_what_was_configured_is_left_alone(tiny,
     budget, groups = TokenBudget(tokens=None), tiny.groups(SHAPES)
     model = tiny.model()
     for _ in range(3):
-        assert budget.settle(model, lambda tokens: pack(groups, aggregation="token", tokens=tokens)) == 8192
+        assert (
+            budget.settle(
+                model, lambda tokens: make_micro_batches(groups, loss_aggregation="token_mean", tokens=tokens)
+            )
+            == 8192
+        )
     (record,) = caplog.records
     assert "micro-batches of up to 8,192 tokens" in record.message and "tokens_per_micro_batch" in record.message
 
-    def never(tokens: int) -> list[Batch]:
+    def never(tokens: int) -> list[MicroBatch]:
         raise AssertionError("nothing is measured")
 
     assert TokenBudget(tokens=77).settle(model, never) == 77
@@ -200,11 +205,13 @@ def test_a_trainer_finds_its_budget_before_its_first_step_and_a_resumed_one_has_
 # -- memory runs out -----------------------------------------------------------------------------------------------
 
 
-def computed(batch: Batch) -> int:
+def computed(batch: MicroBatch) -> int:
     return len(layout_of(batch).ids_N)
 
 
-def attempt(budget: TokenBudget, batches: list[Batch], run: Any, undo: Any = lambda: None, **options: Any) -> Any:
+def attempt(
+    budget: TokenBudget, batches: list[MicroBatch], run: Any, undo: Any = lambda: None, **options: Any
+) -> Any:
     return budget.attempt(batches, run, undo=undo, **({"can_retry": lambda: True} | options))
 
 
@@ -217,7 +224,7 @@ def test_what_does_not_fit_is_halved_until_it_does(tiny, caplog, limit, attempts
     caplog.set_level("WARNING", "dunwu")
     whole, seen, undone = batch_of(tiny, ((10, (5,) * 16),)), [], []
 
-    def run(batches: list[Batch]) -> str:
+    def run(batches: list[MicroBatch]) -> str:
         seen.append([computed(batch) for batch in batches])
         if max(seen[-1]) > limit:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -235,7 +242,7 @@ def test_what_does_not_fit_is_halved_until_it_does(tiny, caplog, limit, attempts
 
 
 def test_a_row_that_does_not_fit_alone_is_refused_with_what_to_do(tiny):
-    def run(batches: list[Batch]) -> None:
+    def run(batches: list[MicroBatch]) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with pytest.raises(
@@ -244,7 +251,7 @@ def test_a_row_that_does_not_fit_alone_is_refused_with_what_to_do(tiny):
         attempt(TokenBudget(tokens=1000), [batch_of(tiny)], run)
     calls = []
 
-    def once(batches: list[Batch]) -> None:
+    def once(batches: list[MicroBatch]) -> None:
         calls.append(len(batches))
         run(batches)
 
@@ -256,7 +263,7 @@ def test_a_row_that_does_not_fit_alone_is_refused_with_what_to_do(tiny):
 def test_another_error_is_not_taken_for_a_lack_of_memory(tiny):
     calls = []
 
-    def run(batches: list[Batch]) -> None:
+    def run(batches: list[MicroBatch]) -> None:
         calls.append(len(batches))
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

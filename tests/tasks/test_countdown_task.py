@@ -125,12 +125,12 @@ def test_the_english_prompt_says_the_same_and_also_ends_with_think() -> None:
     ],
 )
 def test_verdicts_by_hand(text: str, strict: bool, lenient: bool, formatted: bool) -> None:
-    verdict = Countdown(style="tiny").judge({"nums": [3, 14, 17], "target": 34}, text)
+    verdict = Countdown(style="tiny").grade({"nums": [3, 14, 17], "target": 34}, text)
     assert (verdict.strict, verdict.lenient, verdict.formatted) == (strict, lenient, formatted)
 
 
 def test_a_prefilled_answer_needs_no_opening_tag_of_its_own() -> None:
-    verdict = Countdown(style="english").judge({"nums": [2, 3], "target": 6}, "2 by 3</think>\n<answer>2*3</answer>")
+    verdict = Countdown(style="english").grade({"nums": [2, 3], "target": 6}, "2 by 3</think>\n<answer>2*3</answer>")
     assert verdict.strict
 
 

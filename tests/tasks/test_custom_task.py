@@ -101,7 +101,7 @@ def test_own_gold_answers_score_full_marks(tmp_path: Path) -> None:
 
 def test_own_verdicts_by_hand(tmp_path: Path) -> None:
     task, row = own(tmp_path), {"question": "", "answer": "5"}
-    marks = [task.judge(row, text) for text in ("<answer>5.0</answer>", "so 5", "<answer>6</answer> 5", "6")]
+    marks = [task.grade(row, text) for text in ("<answer>5.0</answer>", "so 5", "<answer>6</answer> 5", "6")]
     assert [(m.strict, m.lenient, m.formatted) for m in marks] == [
         (True, True, True),
         (False, True, False),
@@ -167,9 +167,9 @@ def test_tldr_prefers_summaries_near_the_length_and_has_no_gold(tmp_path: Path) 
     task = Tldr(source=str(tmp_path), characters=10)
     row = task.rows("train")[0]
     assert task.prompt(row) == "POST: x TL;DR:"
-    assert task.gold(row) is None
+    assert task.gold_completion(row) is None
     assert task.rewards[0](completions=["x" * 10, "x" * 7], prompts=[None, None]) == [0.0, -3.0]
-    verdict = task.judge(row, "x" * 12)
+    verdict = task.grade(row, "x" * 12)
     assert (verdict.strict, verdict.lenient, verdict.formatted) == (False, True, True)
     with pytest.raises(ValueError, match="nothing to validate"):
         validate(get_task("tldr", source=str(tmp_path)))

@@ -61,15 +61,15 @@ def test_the_rewards_stand_in_the_courses_order(folder: Path) -> None:
 
 def test_a_gold_answer_has_one_line_of_reasoning_without_calculator_notes(folder: Path) -> None:
     task = Gsm8k(source=str(folder))
-    gold = task.gold(task.rows("train")[0])
+    gold = task.gold_completion(task.rows("train")[0])
     assert gold == XML_COT_FORMAT.format(reasoning="2+2 = 4 apples. So it is 4.", answer="4")
 
 
 def test_gold_answers_reach_what_the_tutorials_defects_leave(folder: Path) -> None:
     task = Gsm8k(source=str(folder))
     rows = task.rows("train")
-    assert task.full_marks == 4.0
-    assert [task.best(row) for row in rows[:3]] == [
+    assert task.max_reward == 4.0
+    assert [task.max_reward_of(row) for row in rows[:3]] == [
         3.5,
         3.0,
         3.0,
@@ -81,7 +81,7 @@ def test_gold_answers_reach_what_the_tutorials_defects_leave(folder: Path) -> No
 def test_gold_answers_reach_full_marks_with_the_fixed_rewards(folder: Path) -> None:
     task = get_task("gsm8k", source=str(folder), marking="fixed")
     report = validate(task)
-    assert task.full_marks == 3.5
+    assert task.max_reward == 3.5
     assert (report.checked, report.excluded, report.capped) == (3, 2, 0)
 
 
@@ -97,13 +97,13 @@ def test_gold_answers_reach_full_marks_with_the_fixed_rewards(folder: Path) -> N
 )
 def test_verdicts_by_hand(folder: Path, text: str, strict: bool, lenient: bool, formatted: bool) -> None:
     task = Gsm8k(source=str(folder))
-    verdict = task.judge(task.rows("test")[1], text)
+    verdict = task.grade(task.rows("test")[1], text)
     assert (verdict.strict, verdict.lenient, verdict.formatted) == (strict, lenient, formatted)
 
 
 def test_nothing_is_right_on_a_row_without_gold(folder: Path) -> None:
     task = Gsm8k(source=str(folder))
-    verdict = task.judge(task.rows("test")[4], "<answer>7</answer>")
+    verdict = task.grade(task.rows("test")[4], "<answer>7</answer>")
     assert (verdict.strict, verdict.lenient) == (False, False)
 
 
@@ -134,7 +134,7 @@ def test_every_real_gold_answer_is_right_and_formatted_by_the_judge() -> None:
     task = Gsm8k(source=str(REAL))
     for split, count in (("train", 7473), ("test", 1319)):
         rows = task.rows(split)  # type: ignore[arg-type]
-        verdicts = [task.judge(row, task.gold(row) or "") for row in rows]
+        verdicts = [task.grade(row, task.gold_completion(row) or "") for row in rows]
         assert len(rows) == count
         assert all(verdict.strict and verdict.lenient and verdict.formatted for verdict in verdicts)
 
@@ -142,5 +142,5 @@ def test_every_real_gold_answer_is_right_and_formatted_by_the_judge() -> None:
 @real
 def test_the_real_rows_without_plain_digits_are_as_many_as_counted_by_hand() -> None:
     task = Gsm8k(source=str(REAL))
-    assert sum(task.best(row) == 3.0 for row in task.rows("train")) == 82
-    assert sum(task.best(row) == 3.0 for row in task.rows("test")) == 16
+    assert sum(task.max_reward_of(row) == 3.0 for row in task.rows("train")) == 82
+    assert sum(task.max_reward_of(row) == 3.0 for row in task.rows("test")) == 16

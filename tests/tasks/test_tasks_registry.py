@@ -47,7 +47,7 @@ def short(completions: Any, **columns: Any) -> list[float]:
 
 
 def test_a_gold_answer_that_falls_short_is_named_with_its_rewards() -> None:
-    task = get_task("countdown", rewards=(halved,), full_marks=1.0)
+    task = get_task("countdown", rewards=(halved,), max_reward=1.0)
     with pytest.raises(ValueError, match=r"row 0: the gold answer earns 0.5 of 1; halved fell short \(halved=0.5\)"):
         validate(task, task.rows("test")[:3])
     report = validate(task, task.rows("test")[:3], strict=False)

@@ -111,7 +111,7 @@ def test_a_failure_shows_no_key(caplog: pytest.LogCaptureFixture, monkeypatch: p
 def one_group(tiny: Any, texts: int) -> Group:
     rollouts = tuple(
         Rollout(
-            completion=Completion(ids=(5, 1), logps=(-0.1, -0.2), finish="stop", text=f"<b>|\n{i}"),
+            completion=Completion(ids=(5, 1), sampler_logps=(-0.1, -0.2), finish_reason="stop", text=f"<b>|\n{i}"),
             reward=float(i),
             scores={"reward": float(i), "length": None},
             advantage=i - 1.0,

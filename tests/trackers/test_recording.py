@@ -28,9 +28,9 @@ SWANLAB_KEY = "Zq8sWanLabKey4tests77"
 LITERAL_KEY = "fedcba9876543210fedcba9876543210fedcba98"
 
 SCRIPT = """
-    from dunwu.trackers import settle_environment
+    from dunwu.trackers import patch_tracker_logins
 
-    settle_environment()
+    patch_tracker_logins()
     import wandb
     from swanlab.integration.transformers import SwanLabCallback
     import swanlab
@@ -39,7 +39,7 @@ SCRIPT = """
     swanlab.login(api_key="LITERAL_KEY")
 
     from dunwu import GRPOConfig, GRPOTrainer
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
 
     def sevens(completions, **_):
         return [float(len(text) % 7) for text in completions]
@@ -52,7 +52,7 @@ SCRIPT = """
         logging_steps=1, log_completions=True, save_steps=3, disable_tqdm=True, TRACKERS
     )
     rows = [{"prompt": f"{i} 4 5 = {i + 20}"} for i in range(8)]
-    trainer = GRPOTrainer(str(model_path()), [sevens, sometimes], config, rows, CALLBACKS)
+    trainer = GRPOTrainer(str(embedded_model_path()), [sevens, sometimes], config, rows, CALLBACKS)
     trainer.train()
 """
 
@@ -240,9 +240,9 @@ def test_a_script_that_starts_its_own_runs_without_a_key_is_kept_offline_and_goe
         tmp_path,
         """
         import wandb  # imported before: its functions are wrapped where they are
-        from dunwu.trackers import settle_environment
-        settle_environment()
-        settle_environment()
+        from dunwu.trackers import patch_tracker_logins
+        patch_tracker_logins()
+        patch_tracker_logins()
         assert wandb.login() is False
         run = wandb.init(project="p", mode="online")
         assert run.settings.mode == "offline"
@@ -263,8 +263,8 @@ def test_what_the_user_has_set_is_left_alone(tmp_path: Path) -> None:
     printed = run(
         tmp_path,
         """
-        from dunwu.trackers import settle, settle_environment
-        settle_environment()
+        from dunwu.trackers import settle, patch_tracker_logins
+        patch_tracker_logins()
         assert settle(["wandb", "swanlab"]) == ["wandb", "swanlab"]
         import os, swanlab, wandb
         assert (os.environ["WANDB_MODE"], os.environ["SWANLAB_MODE"]) == ("disabled", "disabled")

@@ -20,12 +20,12 @@ import torch
 
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
-from dunwu.core.algorithm import Objective
-from dunwu.core.records import Batch, Sampling
-from dunwu.engines import GenerateEngine
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.records import MicroBatch, SamplingParams
+from dunwu.engines import TransformersEngine
 from dunwu.model.logprobs import forward_logps, padded
-from dunwu.rollout.collect import collect, with_advantages
-from dunwu.rollout.micro_batches import counted_lengths, pack
+from dunwu.rollout.collect import add_advantages, collect
+from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -42,10 +42,10 @@ class Fixed:
     """Scores that differ within groups, by position."""
 
     def score(self, *, prompts, completions, completion_ids, columns):
-        from dunwu.core.records import Scores
+        from dunwu.core.records import RewardScores
 
         values = tuple(((0.3 + (7 * i) % 5) / 3,) for i in range(len(completions)))
-        return Scores(names=("fixed",), values=values)
+        return RewardScores(names=("fixed",), values=values)
 
     def total(self, scores):
         return [value for (value,) in scores.values]
@@ -65,8 +65,8 @@ def scene(tiny, tmp_path_factory) -> SimpleNamespace:
         for parameter in reference.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     prompts = tiny.prompts("a", "what is 2+2", tokenizer=tokenizer)
-    groups = collect(prompts, GenerateEngine(old, tokenizer), Fixed(), Sampling(n=6, max_new_tokens=LIMIT))
-    assert {r.completion.finish for g in groups for r in g.rollouts} == {"stop", "length"}
+    groups = collect(prompts, TransformersEngine(old, tokenizer), Fixed(), SamplingParams(n=6, max_new_tokens=LIMIT))
+    assert {r.completion.finish_reason for g in groups for r in g.rollouts} == {"stop", "length"}
     folder = str(tmp_path_factory.mktemp("policy"))  # TRL loads its reference by name
     moved.save_pretrained(folder)
     return SimpleNamespace(
@@ -107,20 +107,22 @@ def their_trainer(scene, tmp_path) -> Callable[..., Any]:
     return make
 
 
-def ours(scene: Any, tmp_path: Any, *, with_old: bool, masked: bool = False, **options: Any) -> tuple[Any, ...]:
+def ours(scene: Any, tmp_path: Any, *, with_old: bool, redact: bool = False, **options: Any) -> tuple[Any, ...]:
     """(loss, gradients, the batch, its counted lengths) of our functions."""
     args = GRPOConfig(output_dir=str(tmp_path), max_completion_length=LIMIT, use_cpu=True, **options)
-    objective = Objective(**args.objective_choices())
-    groups = with_advantages(scene.groups, objective)
+    objective = AlgorithmConfig(**args.algorithm_options())
+    groups = add_advantages(scene.groups, objective)
     # The masked rows stay in TRL's batch: the whole batch is packed unmasked, and masked by hand below.
-    (batch,) = pack(groups, aggregation=objective.aggregation, tokens=100_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation=objective.loss_aggregation, tokens=100_000)
     with torch.no_grad():
         old = forward_logps(scene.old, batch, 1.0)[0] if with_old else None
         reference = forward_logps(scene.reference, batch, 1.0)[0]
-    lengths = counted_lengths(groups, mask_truncated=masked)
+    lengths = trained_token_counts(groups, mask_truncated=redact)
     used = batch
-    if masked:
-        (used,) = pack(groups, aggregation=objective.aggregation, tokens=100_000, mask_truncated=True)
+    if redact:
+        (used,) = make_micro_batches(
+            groups, loss_aggregation=objective.loss_aggregation, tokens=100_000, mask_truncated=True
+        )
         width = used.mask_BC.shape[1]
         rows = [batch.rollout_index.index(i) for i in used.rollout_index]
         old = None if old is None else old[rows, :width]
@@ -137,13 +139,13 @@ def ours(scene: Any, tmp_path: Any, *, with_old: bool, masked: bool = False, **o
         old_logps_BC=old,
         reference_logps_BC=reference_used if objective.beta else None,
     )
-    denominator = algorithm.denominator(lengths, objective.aggregation, LIMIT)
+    denominator = algorithm.loss_denominator(lengths, objective.loss_aggregation, LIMIT)
     loss = (result.loss_BC * used.weights_BC).sum() / denominator
     loss.backward()
     return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters()}, batch, lengths
 
 
-def their_inputs(scene: Any, batch: Batch, lengths: list[int], *, with_old: bool) -> dict[str, torch.Tensor]:
+def their_inputs(scene: Any, batch: MicroBatch, lengths: list[int], *, with_old: bool) -> dict[str, torch.Tensor]:
     width = batch.mask_BC.shape[1]
     counted = torch.tensor([[float(lengths[i] > 0)] for i in batch.rollout_index])
     ids, attention, _ = padded(batch)
@@ -223,7 +225,7 @@ def test_masked_truncated_completions_are_those_of_trl(scene, tiny, their_traine
     """TRL's grpo and dr_grpo divide by all completions, the masked ones too; ours by those that count."""
     more = {"epsilon_high": 5.0} if name == "cispo" else {"scale_rewards": "none"} if name == "dr_grpo" else {}
     options = {"loss_type": name, **more, **kl}
-    loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=True, masked=True, **options)
+    loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=True, redact=True, **options)
     assert 0 < lengths.count(0) < 12
     expected, slopes = theirs(their_trainer(**options), their_inputs(scene, batch, lengths, with_old=True))
     design = 12 / (12 - lengths.count(0)) if name in ("grpo", "dr_grpo") else 1.0
@@ -233,8 +235,8 @@ def test_masked_truncated_completions_are_those_of_trl(scene, tiny, their_traine
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_log_probabilities_at_a_temperature_are_those_of_trl(scene, their_trainer, temperature):
-    groups = with_advantages(scene.groups, Objective())
-    (batch,) = pack(groups, aggregation="token", tokens=100_000)
+    groups = add_advantages(scene.groups, AlgorithmConfig())
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
     trainer = their_trainer(temperature=temperature)
     with torch.no_grad():
         logps, entropy = forward_logps(scene.policy, batch, temperature)
@@ -268,18 +270,18 @@ class Replay:
     """An engine that says what was said before."""
 
     def __init__(self, groups: Any) -> None:
-        self.said = {g.prompt.key: [r.completion for r in g.rollouts] for g in groups}
+        self.said = {g.prompt.row_index: [r.completion for r in g.rollouts] for g in groups}
 
     def load(self, weights: Any) -> None:
         pass
 
-    def awake(self) -> Any:
+    def session(self) -> Any:
         from contextlib import nullcontext
 
         return nullcontext()
 
     def generate(self, prompts: Any, sampling: Any) -> Any:
-        return [self.said[prompt.key] for prompt in prompts]
+        return [self.said[prompt.row_index] for prompt in prompts]
 
 
 @pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo"])
@@ -306,9 +308,9 @@ def test_a_whole_optimizer_step_on_the_same_rollouts_gives_the_weights_of_trl(
         **options,
     )
     trainer.train()
-    groups = with_advantages(scene.groups, trainer.objective)
-    (batch,) = pack(groups, aggregation="token", tokens=100_000)
-    lengths = counted_lengths(groups, mask_truncated=False)
+    groups = add_advantages(scene.groups, trainer.objective)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
+    lengths = trained_token_counts(groups, mask_truncated=False)
     other = their_trainer(max_steps=1, **options)
     other.create_optimizer_and_scheduler(1)
     theirs_inputs = their_inputs(scene, batch, lengths, with_old=False)

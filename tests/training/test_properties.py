@@ -11,15 +11,15 @@ import torch
 from transformers import TrainerCallback
 
 from dunwu.core import algorithm
-from dunwu.core.algorithm import Objective
-from dunwu.core.records import Completion, Sampling, Step
-from dunwu.engines import GenerateEngine
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.records import Completion, SamplingParams, StepResult
+from dunwu.engines import TransformersEngine
 from dunwu.model.logprobs import forward_logps, padded
 from dunwu.model.padding_free import layout_of
-from dunwu.model.reference import Reference
+from dunwu.model.reference import ReferenceModel
 from dunwu.rewards import RewardRunner
-from dunwu.rollout.collect import collect, with_advantages
-from dunwu.rollout.micro_batches import counted_lengths, pack
+from dunwu.rollout.collect import add_advantages, collect
+from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 from dunwu.rollout.prompts import PromptOrder
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
@@ -30,14 +30,14 @@ class Watch:
     """Keeps every step."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[StepResult] = []
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         self.steps.append(step)
 
     @property
     def keys(self) -> list[list[int]]:
-        return [[group.prompt.key for group in step.groups] for step in self.steps]
+        return [[group.prompt.row_index for group in step.groups] for step in self.steps]
 
 
 def two_ended(tiny, family="qwen2", **config):
@@ -47,8 +47,8 @@ def two_ended(tiny, family="qwen2", **config):
     return model
 
 
-def said(*ids: int, finish="stop") -> Completion:
-    return Completion(ids=ids, logps=tuple(-1.0 for _ in ids), finish=finish, text="x")
+def said(*ids: int, finish_reason="stop") -> Completion:
+    return Completion(ids=ids, sampler_logps=tuple(-1.0 for _ in ids), finish_reason=finish_reason, text="x")
 
 
 # -- 9: how a step is cut never changes its gradient ---------------------------------------------------------------
@@ -110,8 +110,8 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
     trainer.train()
     pending, model = seen["pending"], tiny.exact(two_ended(tiny))
     assert len(pending.batches) > 2
-    aggregation = trainer.objective.aggregation
-    (batch,) = pack(pending.groups, aggregation=aggregation, tokens=100_000)
+    aggregation = trainer.objective.loss_aggregation
+    (batch,) = make_micro_batches(pending.groups, loss_aggregation=aggregation, tokens=100_000)
     with torch.no_grad():
         reference, _ = forward_logps(model, batch, 1.0)
     logps, _ = forward_logps(model, batch, 1.0)
@@ -119,7 +119,7 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
         trainer.objective, logps, batch.advantages_B, batch.mask_BC, reference_logps_BC=reference
     )
     lengths = [len(r.completion.ids) for g in pending.groups for r in g.rollouts]
-    denominator = {"sequence": 8, "token": sum(lengths), "constant": 8 * 8}[aggregation]
+    denominator = {"seq_mean": 8, "token_mean": sum(lengths), "seq_sum_norm": 8 * 8}[aggregation]
     ((result.loss_BC * batch.weights_BC).sum() / denominator).backward()
     assert tiny.far(seen["gradients"], tiny.gradients(model)) < 1e-12
 
@@ -135,9 +135,9 @@ def test_a_reward_of_the_prompt_alone_gives_advantages_of_exactly_zero(tiny, siz
     scorer = RewardRunner(
         [lambda prompts, **_: [values[p] for p in prompts], lambda prompts, **_: [len(p) / 10 for p in prompts]]
     )
-    engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
-    groups = collect(tiny.prompts(*values), engine, scorer, Sampling(n=size, max_new_tokens=6))
-    found = with_advantages(groups, Objective(scale=scale))
+    engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
+    groups = collect(tiny.prompts(*values), engine, scorer, SamplingParams(n=size, max_new_tokens=6))
+    found = add_advantages(groups, AlgorithmConfig(scale_rewards=scale))
     assert [r.advantage for g in found for r in g.rollouts] == [0.0] * (5 * size)
     assert len({r.reward for g in found for r in g.rollouts}) == 5
 
@@ -159,8 +159,8 @@ def test_rewards_get_the_columns_of_their_own_row(tiny):
     from dunwu.rollout.prompts import build_prompts
 
     prompts, _ = build_prompts(rows, tiny.tokenizer())
-    engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
-    groups = collect(prompts, engine, RewardRunner([note]), Sampling(n=3, max_new_tokens=5))
+    engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
+    groups = collect(prompts, engine, RewardRunner([note]), SamplingParams(n=3, max_new_tokens=5))
     assert [answer for _, answer, _, _ in seen] == [text * 2 for text in ("a", "bb", "ccc") for _ in range(3)]
     assert [(c, tuple(i)) for _, _, c, i in seen] == [
         (r.completion.text, r.completion.ids) for g in groups for r in g.rollouts
@@ -177,9 +177,9 @@ def test_what_stands_in_padding_changes_nothing_bit_for_bit(tiny, family):
     long, short = tiny.prompts("a longer prompt", "abc")
     groups = [
         tiny.group(long, [said(30, 31, 32, 33, 34, 1), said(30, 1)], [1.0, -1.0]),
-        tiny.group(short, [said(40, 41, 1), said(42, 43, 44, 45, finish="length")], [0.5, -0.5]),
+        tiny.group(short, [said(40, 41, 1), said(42, 43, 44, 45, finish_reason="length")], [0.5, -0.5]),
     ]
-    (batch,) = pack(groups, aggregation="token", tokens=10_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=10_000)
     found = []
     for fill in (0, 1, 17):
         real = torch.arange(batch.mask_BC.shape[1]) < torch.tensor(batch.lengths).unsqueeze(1)
@@ -199,7 +199,7 @@ def test_the_end_token_has_a_gradient_and_nothing_after_it_has(tiny):
     """Masks made by comparing with a pad id that equals the end token leave it out: models then never stop."""
     tokenizer = tiny.tokenizer(pad="<eos>")
     groups = [tiny.group(tiny.prompts("abc", tokenizer=tokenizer)[0], [said(30, 1), said(30, 31, 4)], [1.0, -1.0])]
-    (batch,) = pack(groups, aggregation="sequence", tokens=10_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="seq_mean", tokens=10_000)
     rows = dict(zip(batch.rollout_index, batch.mask_BC.tolist(), strict=True))
     assert rows == {0: [1.0, 1.0, 0.0], 1: [1.0, 1.0, 1.0]}
     logps, _ = forward_logps(tiny.model(), batch, 1.0)
@@ -213,8 +213,8 @@ def test_the_end_token_has_a_gradient_and_nothing_after_it_has(tiny):
 @pytest.mark.parametrize("shared", [True, False])
 def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantage(tiny, shared):
     """Rows may be sorted by length before they are cut into batches: everything must move together."""
-    engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
-    asked = engine.generate(tiny.prompts("a", "hello there", "abc"), Sampling(n=5, max_new_tokens=9))
+    engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
+    asked = engine.generate(tiny.prompts("a", "hello there", "abc"), SamplingParams(n=5, max_new_tokens=9))
     prompts = tiny.prompts("a", "hello there", "abc")
     groups = [
         tiny.group(p, c, [10.0 * i + j + 1 for j in range(5)])
@@ -222,7 +222,7 @@ def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantag
     ]
     flat = [(g.prompt, r) for g in groups for r in g.rollouts]
     seen = []
-    for batch in pack(groups, aggregation="token", tokens=60, shared_prompts=shared):
+    for batch in make_micro_batches(groups, loss_aggregation="token_mean", tokens=60, shared_prompts=shared):
         ids, attention, positions = padded(batch)
         for row, index in enumerate(batch.rollout_index):
             prompt, rollout = flat[index]
@@ -233,7 +233,7 @@ def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantag
             assert positions[row][real].tolist() == list(range(int(real.sum())))
             counted = batch.mask_BC[row].bool()
             assert batch.completion_ids_BC[row][counted].tolist() == list(rollout.completion.ids)
-            assert batch.sampler_logps_BC[row][counted].tolist() == pytest.approx(rollout.completion.logps)
+            assert batch.sampler_logps_BC[row][counted].tolist() == pytest.approx(rollout.completion.sampler_logps)
             assert float(batch.advantages_B[row]) == rollout.advantage
             seen.append(index)
     assert sorted(seen) == list(range(15))
@@ -241,14 +241,14 @@ def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantag
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_forward_pass_computes_no_more_tokens_than_the_budget(tiny, shared):
-    engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
+    engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
     prompts = tiny.prompts("a", "hello there", "abc")
-    asked = engine.generate(prompts, Sampling(n=8, max_new_tokens=9))
+    asked = engine.generate(prompts, SamplingParams(n=8, max_new_tokens=9))
     groups = [tiny.group(p, c, [1.0] * 8) for p, c in zip(prompts, asked, strict=True)]
-    batches = pack(groups, aggregation="token", tokens=60, shared_prompts=shared)
+    batches = make_micro_batches(groups, loss_aggregation="token_mean", tokens=60, shared_prompts=shared)
     sizes = [len(layout_of(batch).ids_N) if shared else padded(batch)[0].numel() for batch in batches]
     assert max(sizes) <= 60 and len(sizes) > 1
-    alone = pack(groups, aggregation="token", tokens=1, shared_prompts=shared)
+    alone = make_micro_batches(groups, loss_aggregation="token_mean", tokens=1, shared_prompts=shared)
     assert [len(batch.lengths) for batch in alone] == [1] * 24, "a row longer than the budget stands alone"
 
 
@@ -256,7 +256,7 @@ def test_rows_of_like_length_share_a_padded_batch(tiny):
     """In sampling order each batch would be padded to its longest row: twice the computation here."""
     short, long = said(30, 1), said(*range(30, 50))
     groups = [tiny.group(tiny.prompts("abc")[0], [short, long, short, long], [1.0, -1.0, 1.0, -1.0])]
-    batches = pack(groups, aggregation="token", tokens=2 * 23, shared_prompts=False)
+    batches = make_micro_batches(groups, loss_aggregation="token_mean", tokens=2 * 23, shared_prompts=False)
     assert [(batch.rollout_index, padded(batch)[0].shape[1]) for batch in batches] == [((0, 2), 5), ((1, 3), 23)]
 
 
@@ -268,12 +268,12 @@ def test_a_row_alone_is_the_same_row_in_a_batch(tiny, family):
     """Positions counted over padding, or a mask that lets padding in, show here: on learned positions first."""
     model = tiny.model(family).eval()
     prompts = tiny.prompts("a", "a much longer prompt", "abc")
-    asked = GenerateEngine(model, tiny.tokenizer()).generate(prompts, Sampling(n=3, max_new_tokens=9))
+    asked = TransformersEngine(model, tiny.tokenizer()).generate(prompts, SamplingParams(n=3, max_new_tokens=9))
     groups = [tiny.group(p, c, [1.0] * 3) for p, c in zip(prompts, asked, strict=True)]
     together, alone = (
         {
             index: logps[mask.bool()]
-            for batch in pack(groups, aggregation="token", tokens=budget)
+            for batch in make_micro_batches(groups, loss_aggregation="token_mean", tokens=budget)
             for index, logps, mask in zip(
                 batch.rollout_index, forward_logps(model, batch, 1.0)[0], batch.mask_BC, strict=True
             )
@@ -347,12 +347,12 @@ def test_the_engines_log_probabilities_are_those_of_a_fresh_forward(tiny, family
     """Cache, positions, window and temperature in one: a sampler that differs makes every update off-policy."""
     model = two_ended(tiny, family).eval()
     prompts = tiny.prompts("a", "a much longer prompt", "abc")
-    asked = GenerateEngine(model, tiny.tokenizer()).generate(
-        prompts, Sampling(n=8, max_new_tokens=20, temperature=temperature)
+    asked = TransformersEngine(model, tiny.tokenizer()).generate(
+        prompts, SamplingParams(n=8, max_new_tokens=20, temperature=temperature)
     )
     groups = [tiny.group(p, c, [1.0] * 8) for p, c in zip(prompts, asked, strict=True)]
     assert len({len(c.ids) for group in asked for c in group}) > 5
-    (batch,) = pack(groups, aggregation="token", tokens=100_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
     logps, _ = forward_logps(model, batch, temperature)
     gap = ((logps - batch.sampler_logps_BC) * batch.mask_BC).abs().max()
     assert gap < 1e-4
@@ -400,13 +400,13 @@ class CopyingEngine:
     def load(self, weights: Any) -> None:
         import copy
 
-        self.inner = GenerateEngine(copy.deepcopy(weights), self.tokenizer)
+        self.inner = TransformersEngine(copy.deepcopy(weights), self.tokenizer)
 
-    def awake(self) -> Any:
+    def session(self) -> Any:
         assert self.inner is not None
-        return self.inner.awake()
+        return self.inner.session()
 
-    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+    def generate(self, prompts: Any, sampling: SamplingParams) -> Any:
         assert self.inner is not None, "asked before any weights were loaded"
         return self.inner.generate(prompts, sampling)
 
@@ -449,13 +449,13 @@ def test_with_an_adapter_the_engine_speaks_with_it_and_the_reference_without(tin
     """The reference of an adapter is the base model itself: no copy, and never the adapted one."""
     model = with_adapter(tiny).train()
     prompts = tiny.prompts("a", "hello", "abc")
-    asked = GenerateEngine(model, tiny.tokenizer()).generate(prompts, Sampling(n=4, max_new_tokens=9))
+    asked = TransformersEngine(model, tiny.tokenizer()).generate(prompts, SamplingParams(n=4, max_new_tokens=9))
     groups = [tiny.group(p, c, [1.0] * 4) for p, c in zip(prompts, asked, strict=True)]
-    (batch,) = pack(groups, aggregation="token", tokens=10_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=10_000)
     mask = batch.mask_BC
     adapted, _ = forward_logps(model, batch, 1.0)
     base, _ = forward_logps(two_ended(tiny), batch, 1.0)
-    reference = Reference(model).logps(batch, 1.0)
+    reference = ReferenceModel(model).logps(batch, 1.0)
     torch.testing.assert_close(adapted * mask, batch.sampler_logps_BC, atol=1e-4, rtol=0)
     torch.testing.assert_close(reference * mask, base.detach() * mask, atol=1e-6, rtol=0)
     assert ((adapted - base) * mask).abs().max() > 0.1
@@ -472,27 +472,27 @@ def ids_of(asked: Any) -> list[list[tuple[int, ...]]]:
 
 
 def test_a_rerun_repeats_and_completions_of_a_group_differ(tiny):
-    engine = GenerateEngine(two_ended(tiny), tiny.tokenizer())
+    engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
     prompts = tiny.prompts("a", "hello", "abc", "abc")
     options = {"n": 8, "max_new_tokens": 12}
-    first = ids_of(engine.generate(prompts, Sampling(seed=3, step=2, **options)))
+    first = ids_of(engine.generate(prompts, SamplingParams(seed=3, step=2, **options)))
     torch.rand(17)  # the global random state is nobody's business
-    assert ids_of(engine.generate(prompts, Sampling(seed=3, step=2, **options))) == first
+    assert ids_of(engine.generate(prompts, SamplingParams(seed=3, step=2, **options))) == first
     assert all(len(set(group)) > 4 for group in first)
     assert first[2] != first[3], "the same text in two rows is asked twice, not once"
-    assert ids_of(engine.generate(prompts, Sampling(seed=4, step=2, **options))) != first
-    assert ids_of(engine.generate(prompts, Sampling(seed=3, step=3, **options))) != first
+    assert ids_of(engine.generate(prompts, SamplingParams(seed=4, step=2, **options))) != first
+    assert ids_of(engine.generate(prompts, SamplingParams(seed=3, step=3, **options))) != first
 
 
 def test_how_prompts_are_batched_does_not_change_what_is_said(tiny):
     """One random state for a batch gives other completions on two GPUs, with more memory, or after a resume."""
     prompts = tiny.prompts("a", "hello there", "abc", "what is 2+2", "x")
-    sampling = Sampling(n=6, max_new_tokens=12, seed=1)
+    sampling = SamplingParams(n=6, max_new_tokens=12, seed=1)
     model = two_ended(tiny)
-    first = ids_of(GenerateEngine(model, tiny.tokenizer()).generate(prompts, sampling))
+    first = ids_of(TransformersEngine(model, tiny.tokenizer()).generate(prompts, sampling))
     for rows in (1, 6, 13):
-        assert ids_of(GenerateEngine(model, tiny.tokenizer(), max_rows=rows).generate(prompts, sampling)) == first
-    engine = GenerateEngine(model, tiny.tokenizer())
+        assert ids_of(TransformersEngine(model, tiny.tokenizer(), max_rows=rows).generate(prompts, sampling)) == first
+    engine = TransformersEngine(model, tiny.tokenizer())
     assert ids_of(engine.generate(prompts[::-1], sampling))[::-1] == first
     assert [ids_of(engine.generate([prompt], sampling))[0] for prompt in prompts] == first
     fewer = ids_of(engine.generate(prompts, replace(sampling, n=2)))
@@ -566,20 +566,20 @@ def test_training_takes_every_prompt_once_an_epoch_in_a_new_order(tiny, make_tra
 # -- 20: masked truncation -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
+@pytest.mark.parametrize("aggregation", ["seq_mean", "token_mean", "seq_sum_norm"])
 def test_a_masked_truncated_completion_is_as_if_it_had_not_been_sampled(tiny, aggregation):
     """Counted in the denominator, or weighted 0/0, it would change what the others teach."""
     model = tiny.model().double()
     prompt = tiny.prompts("abc")[0]
-    whole, cut = said(30, 31, 1), said(32, 33, 34, 35, finish="length")
+    whole, cut = said(30, 31, 1), said(32, 33, 34, 35, finish_reason="length")
     found = []
     for group in (tiny.group(prompt, [whole, cut], [0.7, -0.7]), tiny.group(prompt, [whole], [0.7])):
-        lengths = counted_lengths([group], mask_truncated=True)
+        lengths = trained_token_counts([group], mask_truncated=True)
         model.zero_grad()
-        for batch in pack([group], aggregation=aggregation, tokens=1000, mask_truncated=True):
+        for batch in make_micro_batches([group], loss_aggregation=aggregation, tokens=1000, mask_truncated=True):
             logps, _ = forward_logps(model, batch, 1.0)
-            loss = algorithm.token_loss(Objective(), logps, batch.advantages_B, batch.mask_BC).loss_BC
-            ((loss * batch.weights_BC).sum() / algorithm.denominator(lengths, aggregation, 8)).backward()
+            loss = algorithm.token_loss(AlgorithmConfig(), logps, batch.advantages_B, batch.mask_BC).loss_BC
+            ((loss * batch.weights_BC).sum() / algorithm.loss_denominator(lengths, aggregation, 8)).backward()
         found.append(tiny.gradients(model))
     assert tiny.far(*found) == 0.0
     assert any(gradient.any() for gradient in found[0].values())
@@ -594,7 +594,7 @@ def test_a_step_in_which_all_is_masked_has_no_loss_and_no_gradient_and_no_nan(ti
     )
     before = tiny.weights(model)
     gradients = tiny.backward(trainer)
-    assert {r.completion.finish for g in trainer._pending.groups for r in g.rollouts} == {"length"}
+    assert {r.completion.finish_reason for g in trainer._pending.groups for r in g.rollouts} == {"length"}
     assert all(not gradient.any() and gradient.isfinite().all() for gradient in gradients.values())
     trainer._pending = None
     trainer.train()
@@ -608,10 +608,10 @@ def test_masked_completions_do_not_reach_the_gradient_through_the_trainer(tiny, 
     trainer = make_trainer(two_ended(tiny), mask_truncated_completions=True, max_completion_length=3)
     tiny.backward(trainer)
     flat = [r.completion for g in trainer._pending.groups for r in g.rollouts]
-    cut = {i for i, c in enumerate(flat) if c.finish == "length"}
+    cut = {i for i, c in enumerate(flat) if c.finish_reason == "length"}
     used = {i for batch in trainer._pending.batches for i in batch.rollout_index}
     assert cut and used and not cut & used
-    assert trainer._pending.denominator == sum(len(c.ids) for c in flat if c.finish == "stop")
+    assert trainer._pending.denominator == sum(len(c.ids) for c in flat if c.finish_reason == "stop")
 
 
 # -- 21: rollouts with advantage 0 ---------------------------------------------------------------------------------
@@ -627,7 +627,7 @@ def test_skipping_rollouts_without_advantage_leaves_the_gradient_as_it_was(tiny,
     trainer = make_trainer(tiny.exact(two_ended(tiny)), reward, loss_type=name)
     skipped = tiny.backward(trainer)
     pending = trainer._pending
-    every = pack(pending.groups, aggregation=trainer.objective.aggregation, tokens=4096)
+    every = make_micro_batches(pending.groups, loss_aggregation=trainer.objective.loss_aggregation, tokens=4096)
     rows, all_rows = (sum(len(b.lengths) for b in batches) for batches in (pending.batches, every))
     assert rows < all_rows == 24
     trainer.model.zero_grad()

@@ -19,13 +19,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from dunwu.core.records import Sampling
-from dunwu.engines import GenerateEngine
+from dunwu.core.records import SamplingParams
+from dunwu.engines import TransformersEngine
 from dunwu.errors import NonFiniteError
 from dunwu.model.logprobs import forward_logps
-from dunwu.model.reference import Reference
-from dunwu.rollout.micro_batches import pack
-from dunwu.training.checkpoint import whole_or_nothing
+from dunwu.model.reference import ReferenceModel
+from dunwu.rollout.micro_batches import make_micro_batches
+from dunwu.training.checkpoint import remove_if_write_fails
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21, our 5.23
 
@@ -270,7 +270,7 @@ def test_a_kl_in_the_reward_lowers_rewards_by_beta_times_the_kl_to_the_first_pol
     )
     trainer.train()
     groups = steps[1].groups
-    (batch,) = pack(groups, aggregation="token", tokens=100_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
     before, _ = forward_logps(first, batch, 1.0)
     kl = ((batch.sampler_logps_BC - before) * batch.mask_BC).sum(1).tolist()
     penalty = dict(zip(batch.rollout_index, kl, strict=True))
@@ -328,7 +328,7 @@ def test_an_adapter_trains_and_its_base_does_not(tiny, make_trainer):
     assert logs_of(trainer)[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert logs_of(trainer)[2]["kl"] > 1e-5
     with pytest.raises(ValueError, match="does not work with an adapter"):
-        Reference(trainer.model, moves=True)
+        ReferenceModel(trainer.model, moves=True)
 
 
 @PEFT_WARNS
@@ -495,7 +495,7 @@ def test_resuming_does_not_sample_again_what_is_pending(make_trainer, tiny, tmp_
     make_trainer(**RESUME | {"max_steps": 3}).train()
     asked = []
 
-    class Counting(GenerateEngine):
+    class Counting(TransformersEngine):
         def generate(self, prompts, sampling):
             asked.append(sampling.step)
             return super().generate(prompts, sampling)
@@ -678,7 +678,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(make_trainer, tmp_pat
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
 def test_a_disk_that_fills_up_while_writing_leaves_nothing_half_written(tmp_path):
     folder = tmp_path / "checkpoint-1"
-    with pytest.raises(ValueError, match="nothing half-written was left") as caught, whole_or_nothing(folder, 1):
+    with pytest.raises(ValueError, match="nothing half-written was left") as caught, remove_if_write_fails(folder, 1):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         with open("/dev/full", "w") as full:
@@ -692,7 +692,7 @@ def test_a_folder_that_was_there_before_keeps_what_it_held_when_a_write_fails(tm
     folder = tmp_path / "outputs"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ZeroDivisionError), whole_or_nothing(folder, 1):
+    with pytest.raises(ZeroDivisionError), remove_if_write_fails(folder, 1):
         raise ZeroDivisionError
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -702,7 +702,7 @@ def test_a_tensor_file_that_meets_a_full_disk_is_named_as_such(make_trainer, tmp
     folder = tmp_path / "checkpoint-1"
     if not os.path.exists("/dev/full"):
         pytest.skip("needs the device that is always full")
-    with pytest.raises(ValueError, match="nothing half-written was left"), whole_or_nothing(folder, 1):
+    with pytest.raises(ValueError, match="nothing half-written was left"), remove_if_write_fails(folder, 1):
         folder.mkdir()
         (folder / "pending.pt").symlink_to("/dev/full")
         torch.save({"weights": torch.zeros(100_000)}, folder / "pending.pt")
@@ -768,10 +768,10 @@ def test_greedy_text_is_what_the_trained_policy_says(tiny, make_trainer):
     trainer = make_trainer(reward=low, max_steps=2, learning_rate=1e-2)
     trainer.train()
     prompts = tiny.prompts("abc")
-    greedy = Sampling(n=1, max_new_tokens=6, temperature=0.0)
-    fresh = GenerateEngine(trainer.model, tiny.tokenizer()).generate(prompts, greedy)
+    greedy = SamplingParams(n=1, max_new_tokens=6, temperature=0.0)
+    fresh = TransformersEngine(trainer.model, tiny.tokenizer()).generate(prompts, greedy)
     assert [c.ids for c in trainer.engine.generate(prompts, greedy)[0]] == [c.ids for c in fresh[0]]
-    assert fresh != GenerateEngine(tiny.model(), tiny.tokenizer()).generate(prompts, greedy)
+    assert fresh != TransformersEngine(tiny.model(), tiny.tokenizer()).generate(prompts, greedy)
 
 
 def test_a_column_that_a_reward_needs_and_the_data_lacks_is_said_before_anything_is_sampled(make_trainer):

@@ -12,8 +12,8 @@ SCRIPT = """
 import json, os, sys
 import torch
 from dunwu import GRPOConfig, GRPOTrainer
-from dunwu.embedded import model_path
-from dunwu.rollout.collector import warn_of_other_rows
+from dunwu.embedded import embedded_model_path
+from dunwu.rollout.collector import warn_if_ranks_differ
 
 torch.set_num_threads(1)
 
@@ -29,14 +29,14 @@ config = GRPOConfig(
 class Seen:
     rows = []
     def on_step(self, step):
-        self.rows.append(sorted(group.prompt.key for group in step.groups))
+        self.rows.append(sorted(group.prompt.row_index for group in step.groups))
 
 observers = [Seen()] if config.process_index == 0 else []  # one rank that listens is enough
-trainer = GRPOTrainer(model_path(), shorter, config, rows, observers=observers)
+trainer = GRPOTrainer(embedded_model_path(), shorter, config, rows, observers=observers)
 trainer.train()
-warn_of_other_rows(trainer.prompts, config.world_size)
+warn_if_ranks_differ(trainer.prompts, config.world_size)
 print("SAME ROWS: SAID NOTHING")
-warn_of_other_rows(trainer.prompts[config.process_index:], config.world_size)
+warn_if_ranks_differ(trainer.prompts[config.process_index:], config.world_size)
 if trainer.is_world_process_zero():
     weights = {name: float(p.detach().double().abs().sum()) for name, p in trainer.model.named_parameters()}
     wrapper = type(trainer.model_wrapped).__name__

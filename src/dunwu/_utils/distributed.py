@@ -10,14 +10,14 @@ import atexit
 import time
 from typing import Any, TypeVar
 
-__all__ = ["gathered", "part_at_exit"]
+__all__ = ["all_gather_list", "let_gloo_finish_at_exit"]
 
 Item = TypeVar("Item")
 
 _REST_SECONDS = 0.25
 
 
-def gathered(items: list[Item], world_size: int) -> list[Item]:
+def all_gather_list(items: list[Item], world_size: int) -> list[Item]:
     """The items of all ranks, in rank order."""
     if world_size == 1:
         return items
@@ -27,7 +27,7 @@ def gathered(items: list[Item], world_size: int) -> list[Item]:
     return everyone
 
 
-def part_at_exit(world_size: int) -> None:
+def let_gloo_finish_at_exit(world_size: int) -> None:
     """Let the communication threads finish before the interpreter does.
 
     gloo's thread lets go of a collective's tensors a moment after the collective has returned, and needs the

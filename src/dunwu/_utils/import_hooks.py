@@ -1,6 +1,6 @@
 """Something to do once a package is imported, whoever imports it and whenever.
 
-What it is: `after_import`, so that a script's own first lines (`os.environ["HF_ENDPOINT"] = …`) come before the
+What it is: `on_import`, so that a script's own first lines (`os.environ["HF_ENDPOINT"] = …`) come before the
 package they are for, and a package that a script does not use is never loaded.
 What it is not: a way to load anything.
 """
@@ -15,10 +15,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["after_import"]
+__all__ = ["on_import"]
 
 
-def after_import(name: str, do: Callable[[ModuleType], None]) -> None:
+def on_import(name: str, do: Callable[[ModuleType], None]) -> None:
     """Call `do` with the top-level module `name`: now if it is imported already, otherwise right after it is."""
     if name in sys.modules:
         do(sys.modules[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["voice"]
+__all__ = ["get_logger"]
 
 
 class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
@@ -20,7 +20,7 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def voice() -> logging.Logger:
+def get_logger() -> logging.Logger:
     """The logger, given a handler the first time if nobody has."""
     logger = logging.getLogger("dunwu")
     if not logger.handlers and not logging.getLogger().handlers:

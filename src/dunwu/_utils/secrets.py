@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["masked", "refuse_keys", "warn_of_keys_in"]
+__all__ = ["redact", "reject_secrets", "warn_of_secrets_in"]
 
 _NAME = re.compile(
     r"(^|_)(api|access|secret|auth|private|wandb|swanlab|hf|hub|comet|mlflow)_?keys?$"
@@ -30,7 +30,7 @@ _LONG_ENOUGH = 16
 """Characters from which a literal given to a function `login` is taken for a key, not for a user's name."""
 
 
-def refuse_keys(content: Mapping[str, Any], where: str) -> None:
+def reject_secrets(content: Mapping[str, Any], where: str) -> None:
     """Refuse any key among options, however deep, by its name or by its looks.
 
     Args:
@@ -46,7 +46,7 @@ def refuse_keys(content: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{'.'.join(path)} holds a key, and {where} is no place for one. {_cure(name, value)}")
 
 
-def masked(text: str) -> str:
+def redact(text: str) -> str:
     """The text with everything in it that is, or looks like, a key put out of sight."""
     held = [value for name, value in os.environ.items() if _is_key_name(name) and len(value) >= _LONG_ENOUGH // 2]
     for value in sorted(held, key=len, reverse=True):
@@ -54,7 +54,7 @@ def masked(text: str) -> str:
     return re.sub(rf"\b{_HEX.pattern}\b", "***", _VALUE.sub("***", text))
 
 
-def warn_of_keys_in(source_code: str, filename: str) -> list[str]:
+def warn_of_secrets_in(source_code: str, filename: str) -> list[str]:
     """A sentence for each line of a Python script (or a notebook's cells) that holds a key in plain text.
 
     Shell lines of notebooks (`!wandb login …`, `%env WANDB_API_KEY=…`) are read too. The key is in no sentence.

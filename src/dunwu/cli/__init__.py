@@ -65,9 +65,9 @@ def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser, module: obj
     words = iter(rest)
     for word in words:
         if not word.startswith("--"):
-            from dunwu._utils.secrets import masked
+            from dunwu._utils.secrets import redact
 
-            parser.error(f"unexpected {masked(word)!r}; an override reads --train.learning_rate 1e-5")
+            parser.error(f"unexpected {redact(word)!r}; an override reads --train.learning_rate 1e-5")
         name, given, value = word[2:].partition("=")
         if not given:
             following = next(words, None)

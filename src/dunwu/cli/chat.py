@@ -44,16 +44,16 @@ class _Talk:
     """A conversation with its messages so far."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from dunwu.engines import best_engine
-        from dunwu.model.loading import load_policy, on_best_device
+        from dunwu.engines import make_engine
+        from dunwu.model.loading import load_model, to_best_device
         from dunwu.recipes.recipe import make_tokenizer, model_source
         from dunwu.rollout.prompts import check_tokenizer
 
         self.args = args
         self.tokenizer = make_tokenizer(args.model)
         check_tokenizer(self.tokenizer, needs_template=True)
-        self.model = on_best_device(load_policy(model_source(args.model)))
-        self.engine = best_engine(self.model, self.tokenizer)
+        self.model = to_best_device(load_model(model_source(args.model)))
+        self.engine = make_engine(self.model, self.tokenizer)
         self.messages: list[dict[str, str]] = []
         self.reset()
 
@@ -71,11 +71,11 @@ class _Talk:
         return _HELP
 
     def say(self, text: str) -> str:
-        from dunwu.core.records import Sampling
+        from dunwu.core.records import SamplingParams
 
         self.messages.append({"role": "user", "content": text})
         prompt = self._prompt()
-        sampling = Sampling(
+        sampling = SamplingParams(
             max_new_tokens=self.args.max_new_tokens, temperature=self.args.temperature, seed=self.args.seed
         )
         ((completion,),) = self.engine.generate([prompt], sampling)
@@ -83,14 +83,14 @@ class _Talk:
         shown = []
         if self.args.show_template or self.args.show_ids:
             shown.append(self._shown(prompt, ids=self.args.show_ids))
-        cut = " [cut at --max-new-tokens]" if completion.finish == "length" else ""
+        cut = " [cut at --max-new-tokens]" if completion.finish_reason == "length" else ""
         return "\n".join([*shown, completion.text + cut])
 
     def _prompt(self) -> Any:
-        from dunwu.rollout.prompts import PromptSettings, build_prompts, room_for_prompts
+        from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
 
         turns = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
-        room = room_for_prompts(self.model, self.args.max_new_tokens)
+        room = max_prompt_tokens(self.model, self.args.max_new_tokens)
         prompts, _ = build_prompts([{"prompt": turns}], self.tokenizer, PromptSettings(room=room))
         return prompts[0]
 

@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Load, ask, judge, print."""
-    from dunwu.engines import best_engine
-    from dunwu.model.loading import load_policy, on_best_device
+    from dunwu.engines import make_engine
+    from dunwu.model.loading import load_model, to_best_device
     from dunwu.recipes.evaluation import evaluate
     from dunwu.recipes.recipe import make_tokenizer, model_source, prompt_rows
-    from dunwu.rollout.prompts import PromptSettings, build_prompts, room_for_prompts
+    from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
 
     for name in ("rows", "samples", "max_new_tokens"):
         if getattr(args, name) < 1:
@@ -40,11 +40,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     task = _task(args.task, overrides)
     rows = list(task.rows(args.split)[: args.rows])
     tokenizer = make_tokenizer(args.model)
-    model = on_best_device(load_policy(model_source(args.model)))
-    room = room_for_prompts(model, args.max_new_tokens)
+    model = to_best_device(load_model(model_source(args.model)))
+    room = max_prompt_tokens(model, args.max_new_tokens)
     prompts, _ = build_prompts(prompt_rows(task, rows), tokenizer, PromptSettings(room=room))
     report = evaluate(
-        best_engine(model, tokenizer),
+        make_engine(model, tokenizer),
         task,
         prompts,
         samples=args.samples,

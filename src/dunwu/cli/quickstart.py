@@ -11,7 +11,7 @@ from dunwu.cli.train import before_and_after
 from dunwu.recipes.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from dunwu.recipes.experiment import Outcome
+    from dunwu.recipes.experiment import ExperimentResult
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0
 
 
-def _table(outcome: Outcome) -> str:
+def _table(outcome: ExperimentResult) -> str:
     if outcome.before is None or outcome.after is None:
         return "no evaluation was asked for"
     summary = json.loads((outcome.folder / "summary.json").read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def _table(outcome: Outcome) -> str:
     return "\n".join(rows)
 
 
-def _puzzles(outcome: Outcome) -> str:
+def _puzzles(outcome: ExperimentResult) -> str:
     """Three puzzles that it could not solve before and can now, where there are such, with what it said each time."""
     if outcome.before is None or outcome.after is None:
         return ""

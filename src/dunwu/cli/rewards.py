@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     print(f"row {args.row}: {', '.join(f'{name}={value!r:.60}' for name, value in columns.items())}")
     print(f"text: {text!r}\n")
     print(_scores(task, recipe.train.get("reward_weights"), prompt, text, columns))
-    verdict = task.judge(row, text)
+    verdict = task.grade(row, text)
     said = ", ".join(
         f"{name} {'yes' if getattr(verdict, name) else 'no'}" for name in ("strict", "lenient", "formatted")
     )
@@ -65,7 +65,7 @@ def _row(task: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def _text(task: Any, row: Mapping[str, Any], args: argparse.Namespace) -> str:
     if args.gold:
-        gold = task.gold(row)
+        gold = task.gold_completion(row)
         if gold is None:
             raise ValueError(f"row {args.row} has no gold answer that can be written down; give --text")
         return str(gold)

@@ -10,7 +10,7 @@ from dunwu.recipes.recipe import built_in_recipes, load_recipe
 
 if TYPE_CHECKING:
     from dunwu.recipes.evaluation import Evaluation
-    from dunwu.recipes.experiment import Outcome
+    from dunwu.recipes.experiment import ExperimentResult
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "before_and_after", "report", "run"]
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0
 
 
-def report(outcome: Outcome) -> str:
+def report(outcome: ExperimentResult) -> str:
     """The end of a run in words."""
     lines = [f"trained {len(outcome.steps)} steps in {outcome.seconds:.0f} s"]
     if outcome.before is not None and outcome.after is not None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.compat.patches import surround
 from dunwu.trl.supported_names import HERE, MODULES, instead
 
@@ -59,7 +59,7 @@ def install() -> None:
     for name in earlier:
         del sys.modules[name]
     if earlier:
-        voice().warning("trl was imported before Dunwu took its name; what was imported from it stays TRL's own")
+        get_logger().warning("trl was imported before Dunwu took its name; what was imported from it stays TRL's own")
     sys.meta_path.insert(0, _Finder())
     sys.modules["trl"] = importlib.import_module("dunwu.trl")
     surround()

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dunwu._utils.import_hooks import after_import
-from dunwu._utils.logging import voice
+from dunwu._utils.import_hooks import on_import
+from dunwu._utils.logging import get_logger
 from dunwu.hub import locate
-from dunwu.trackers import settle_environment
+from dunwu.trackers import patch_tracker_logins
 
 __all__ = ["surround"]
 
@@ -28,12 +28,12 @@ _SEED = 42
 
 def surround() -> None:
     """Have the changes made to each package once it is imported; `dunwu.compat.install` calls this once."""
-    settle_environment()
+    patch_tracker_logins()
     random.seed(_SEED)
-    after_import("numpy", lambda numpy: numpy.random.seed(_SEED))
-    after_import("torch", _torch)
-    after_import("transformers", _transformers)
-    after_import("datasets", _datasets)
+    on_import("numpy", lambda numpy: numpy.random.seed(_SEED))
+    on_import("torch", _torch)
+    on_import("transformers", _transformers)
+    on_import("datasets", _datasets)
 
 
 def _torch(torch: Any) -> None:
@@ -172,4 +172,4 @@ def _source() -> str:
 @functools.cache
 def _say_once(sentence: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        voice().info(sentence)
+        get_logger().info(sentence)

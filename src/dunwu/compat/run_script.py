@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from dunwu._utils.logging import voice
-from dunwu._utils.suggest import nearest
+from dunwu._utils.logging import get_logger
+from dunwu._utils.suggest import did_you_mean
 from dunwu.trl.supported_names import HERE
 
 __all__ = ["run_script"]
@@ -45,7 +45,7 @@ def run_script(args: argparse.Namespace) -> int:
 
 
 def _look_at(path: Path) -> None:
-    from dunwu._utils.secrets import warn_of_keys_in
+    from dunwu._utils.secrets import warn_of_secrets_in
     from dunwu.trl.script_check import missing_names, source_of
 
     source = source_of(path)
@@ -53,8 +53,8 @@ def _look_at(path: Path) -> None:
     if missing:
         raise ValueError("this script needs what is not here:\n  " + "\n  ".join(missing))
     if _is_first():
-        for sentence in warn_of_keys_in(source, path.name):
-            voice().warning(sentence)
+        for sentence in warn_of_secrets_in(source, path.name):
+            get_logger().warning(sentence)
 
 
 def _is_first() -> bool:
@@ -83,7 +83,7 @@ def _in_a_sentence(error: Exception) -> str | None:
         import dunwu.trl
 
         known = inspect.signature(getattr(dunwu.trl, mistyped[1])).parameters
-        hint = nearest(mistyped[2], known)
+        hint = did_you_mean(mistyped[2], known)
         return f"{mistyped[1]} has no argument {mistyped[2]!r}{hint if 'did you mean' in hint else ''}"
     return str(error) if isinstance(error, ValueError | ImportError) and _is_ours(error.__traceback__) else None
 

@@ -3,7 +3,7 @@
 What it is: advantages, importance ratios, surrogates, KL estimators, weights, denominators, log-probabilities.
 What it is not: a trainer. Nothing here knows a model, a tokenizer, a device or a process group.
 
-An algorithm is a product of choices (`Objective`), not a list of names; the names live in `config.PRESETS`.
+An algorithm is a product of choices (`AlgorithmConfig`), not a list of names; the names live in `config.PRESETS`.
 One law holds everywhere: a step's loss is  sum(weight of a token × loss of a token) / denominator  with one
 denominator for all micro-batches and all ranks, so that how a step is cut never changes its gradient.
 
@@ -20,24 +20,24 @@ from torch import Tensor
 
 __all__ = [
     "STD_EPS",
-    "Aggregation",
+    "AlgorithmConfig",
     "Baseline",
     "KlEstimator",
-    "Objective",
-    "Ratio",
+    "LossAggregation",
+    "RatioLevel",
     "RewardScale",
     "Surrogate",
     "TokenLoss",
     "advantages",
     "clipped_surrogate",
-    "denominator",
     "kl_estimate",
     "log_ratio",
+    "loss_denominator",
+    "loss_metric_sums",
+    "loss_weights",
     "token_entropy",
     "token_logps",
     "token_loss",
-    "token_sums",
-    "token_weights",
 ]
 
 STD_EPS = 1e-4
@@ -45,29 +45,29 @@ STD_EPS = 1e-4
 
 RewardScale: TypeAlias = Literal["group", "batch", "none"]
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-Ratio: TypeAlias = Literal["token", "sequence", "none"]
+RatioLevel: TypeAlias = Literal["token", "sequence", "none"]
 Surrogate: TypeAlias = Literal["clip", "cispo", "logp"]
-Aggregation: TypeAlias = Literal["sequence", "token", "constant"]
+LossAggregation: TypeAlias = Literal["seq_mean", "token_mean", "seq_sum_norm"]
 KlEstimator: TypeAlias = Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
+class AlgorithmConfig:
     """One algorithm, as the product of its choices.
 
-    Example: DAPO is `Objective(aggregation="token", epsilon_high=0.28)`; Dr. GRPO is
-    `Objective(scale="none", aggregation="constant")`.
+    Example: DAPO is `AlgorithmConfig(loss_aggregation="token_mean", epsilon_high=0.28)`; Dr. GRPO is
+    `AlgorithmConfig(scale_rewards="none", loss_aggregation="seq_sum_norm")`.
     """
 
-    baseline: Baseline = "mean"
+    advantage_baseline: Baseline = "mean"
     """What a reward is compared with: the group's mean, or the mean of the others (RLOO)."""
-    scale: RewardScale = "group"
+    scale_rewards: RewardScale = "group"
     """What the difference is divided by: the group's standard deviation, the batch's, or nothing."""
-    ratio: Ratio = "token"
+    importance_sampling_level: RatioLevel = "token"
     """Level of the importance ratio."""
     surrogate: Surrogate = "clip"
     """How ratio and advantage meet."""
-    aggregation: Aggregation = "token"
+    loss_aggregation: LossAggregation = "token_mean"
     """How token losses become one number."""
     epsilon_low: float = 0.2
     """The clipped surrogate keeps the ratio above 1 − epsilon_low."""
@@ -81,11 +81,11 @@ class Objective:
     """Schulman's estimators of KL(policy‖reference)."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL term is added to each token's loss or taken off the sequence's reward."""
-    kl_times_ratio: bool = False
+    kl_importance_weighted: bool = False
     """Multiply the KL term by the token ratio: its gradient is then that of the reverse KL (DeepSeek-V3.2)."""
 
     @property
-    def zero_advantage_is_free(self) -> bool:
+    def can_skip_zero_advantage(self) -> bool:
         """Whether a rollout with advantage 0 adds nothing to the gradient, so that its forward can be skipped."""
         return self.beta == 0.0 or self.kl_in == "reward"
 
@@ -155,7 +155,7 @@ def advantages(
     return torch.where(scored & ~_all_equal(rewards), centred, 0.0).to(rewards_PG.dtype)
 
 
-def log_ratio(policy_logps_BC: Tensor, old_logps_BC: Tensor, mask_BC: Tensor, level: Ratio) -> Tensor:
+def log_ratio(policy_logps_BC: Tensor, old_logps_BC: Tensor, mask_BC: Tensor, level: RatioLevel) -> Tensor:
     """log of the importance ratio π / π_old, (B, C).
 
     `token`: log π(o_t) − log π_old(o_t) (PPO). `sequence`: its mean over the row's counted tokens, one for all of
@@ -197,7 +197,7 @@ def kl_estimate(policy_logps_BC: Tensor, reference_logps_BC: Tensor, estimator: 
 
 
 def token_loss(
-    objective: Objective,
+    objective: AlgorithmConfig,
     policy_logps_BC: Tensor,
     advantages_B: Tensor,
     mask_BC: Tensor,
@@ -212,14 +212,14 @@ def token_loss(
     """
     old_BC = policy_logps_BC.detach() if old_logps_BC is None else old_logps_BC
     advantages_B1 = advantages_B.unsqueeze(1)
-    ratio_BC = log_ratio(policy_logps_BC, old_BC, mask_BC, objective.ratio).exp()
+    ratio_BC = log_ratio(policy_logps_BC, old_BC, mask_BC, objective.importance_sampling_level).exp()
     loss_BC = _surrogate_loss(objective, ratio_BC, policy_logps_BC, advantages_B1)
     kl_BC = None
     if reference_logps_BC is not None:
         kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, objective.kl_estimator)
         if objective.beta and objective.kl_in == "loss":
             # The correction needs the token's own ratio whatever the surrogate's level (DeepSeek-V3.2, eq. 7).
-            corrected = kl_BC * (policy_logps_BC - old_BC).exp() if objective.kl_times_ratio else kl_BC
+            corrected = kl_BC * (policy_logps_BC - old_BC).exp() if objective.kl_importance_weighted else kl_BC
             loss_BC = loss_BC + objective.beta * corrected
         kl_BC = kl_BC.detach()
     low_BC, high_BC = _clipped(objective, ratio_BC, advantages_B1)
@@ -228,31 +228,32 @@ def token_loss(
     )
 
 
-def token_weights(mask_BC: Tensor, aggregation: Aggregation) -> Tensor:
+def loss_weights(mask_BC: Tensor, loss_aggregation: LossAggregation) -> Tensor:
     """Weight of each token's loss, (B, C).
 
-    `sequence`: mask / length, every completion counts the same (GRPO, arXiv 2402.03300). `token`, `constant`: mask,
-    every token counts the same (DAPO, Dr. GRPO).
+    `seq_mean`: mask / length, every completion counts the same (GRPO, arXiv 2402.03300). `token_mean` and
+    `seq_sum_norm`: mask, every token counts the same (DAPO, Dr. GRPO).
     """
-    if aggregation != "sequence":
+    if loss_aggregation != "seq_mean":
         return mask_BC
     return mask_BC / mask_BC.sum(-1, keepdim=True).clamp(min=1.0)
 
 
-def denominator(lengths: list[int], aggregation: Aggregation, max_length: int) -> float:
+def loss_denominator(lengths: list[int], loss_aggregation: LossAggregation, max_length: int) -> float:
     """The one number a whole step's weighted loss is divided by.
 
     `lengths` are the counted tokens of every completion of the step on all ranks; a masked completion (0 tokens) is
-    left out, as if it had not been sampled. `sequence`: number of completions. `token`: number of tokens. `constant`:
-    completions × max_length (Dr. GRPO, arXiv 2503.20783). Never below 1: a step in which all is masked has loss 0.
+    left out, as if it had not been sampled. `seq_mean`: number of completions. `token_mean`: number of tokens.
+    `seq_sum_norm`: completions × max_length (Dr. GRPO, arXiv 2503.20783). Never below 1: a step in which all is
+    masked has loss 0.
     """
     counted = [length for length in lengths if length > 0]
-    total = {"sequence": len(counted), "token": sum(counted), "constant": len(counted) * max_length}[aggregation]
-    return float(max(total, 1))
+    totals = {"seq_mean": len(counted), "token_mean": sum(counted), "seq_sum_norm": len(counted) * max_length}
+    return float(max(totals[loss_aggregation], 1))
 
 
 @torch.no_grad()
-def token_sums(
+def loss_metric_sums(
     result: TokenLoss, policy_logps_BC: Tensor, sampler_logps_BC: Tensor, entropy_BC: Tensor, mask_BC: Tensor
 ) -> dict[str, Tensor]:
     """Sums over the counted tokens of what is worth logging, and their number under `tokens`; scalars.
@@ -276,7 +277,9 @@ def token_sums(
     return {name: torch.where(counted, value.float(), 0.0).sum() for name, value in per_token.items()}
 
 
-def _surrogate_loss(objective: Objective, ratio_BC: Tensor, policy_logps_BC: Tensor, advantages_B1: Tensor) -> Tensor:
+def _surrogate_loss(
+    objective: AlgorithmConfig, ratio_BC: Tensor, policy_logps_BC: Tensor, advantages_B1: Tensor
+) -> Tensor:
     if objective.surrogate == "clip":
         return clipped_surrogate(
             ratio_BC,
@@ -291,7 +294,7 @@ def _surrogate_loss(objective: Objective, ratio_BC: Tensor, policy_logps_BC: Ten
     return -advantages_B1 * policy_logps_BC
 
 
-def _clipped(objective: Objective, ratio_BC: Tensor, advantages_B1: Tensor) -> tuple[Tensor, Tensor]:
+def _clipped(objective: AlgorithmConfig, ratio_BC: Tensor, advantages_B1: Tensor) -> tuple[Tensor, Tensor]:
     if objective.surrogate == "cispo":
         high = (ratio_BC > objective.epsilon_high) & (advantages_B1 > 0)
         return torch.zeros_like(high), high

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dunwu.core.records import Group
 
-__all__ = ["Ledger"]
+__all__ = ["MetricsBuffer"]
 
 
-class Ledger:
+class MetricsBuffer:
     """Figures of the steps since the last log, and token sums of the step in hand."""
 
     def __init__(self) -> None:
@@ -70,10 +70,10 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutFacts:
+class RolloutStats:
     """What metrics need of one rollout: small enough to gather from all ranks.
 
-    Example: `RolloutFacts(length=41, ended=True, reward=1.0, scores={"equation": 1.0}, dead=False)`
+    Example: `RolloutStats(length=41, ended=True, reward=1.0, scores={"equation": 1.0}, dead=False)`
     """
 
     length: int
@@ -88,12 +88,12 @@ class RolloutFacts:
     """Whether its whole group got one reward, so that nothing can be learned from it."""
 
 
-def rollout_facts(groups: Sequence[Group]) -> list[RolloutFacts]:
+def rollout_stats(groups: Sequence[Group]) -> list[RolloutStats]:
     """Facts of every rollout, group-major."""
     return [
-        RolloutFacts(
+        RolloutStats(
             length=len(rollout.completion.ids),
-            ended=rollout.completion.finish == "stop",
+            ended=rollout.completion.finish_reason == "stop",
             reward=rollout.reward,
             scores=rollout.scores,
             dead=len({r.reward for r in group.rollouts if r.reward is not None}) < 2,
@@ -103,7 +103,7 @@ def rollout_facts(groups: Sequence[Group]) -> list[RolloutFacts]:
     ]
 
 
-def rollout_metrics(facts: Sequence[RolloutFacts]) -> dict[str, float]:
+def rollout_metrics(facts: Sequence[RolloutStats]) -> dict[str, float]:
     """Metrics of a step's rollouts, under TRL's names where they mean the same."""
     lengths = [float(f.length) for f in facts]
     ended = [float(f.length) for f in facts if f.ended] or [0.0]

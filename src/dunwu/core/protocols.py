@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from dunwu.core.records import Completion, Message, Prompt, Row, Sampling, Scores, Step, Verdict
+from dunwu.core.records import Completion, Grade, Message, Prompt, RewardScores, Row, SamplingParams, StepResult
 
 __all__ = ["Engine", "Observer", "RewardFunction", "Scorer", "Task"]
 
@@ -24,7 +24,7 @@ float or None a completion (None: this function does not apply to this row). May
 class Engine(Protocol):
     """Makes completions. Built-in: `dunwu.engines`."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order."""
         ...
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
         """Take the policy's current weights; called after every optimizer step. Shared weights: forget any cache."""
         ...
 
-    def awake(self) -> AbstractContextManager[object]:
+    def session(self) -> AbstractContextManager[object]:
         """A context in which the engine may hold memory for generation; outside it, it holds none."""
         ...
 
@@ -52,7 +52,7 @@ class Task(Protocol):
         ...
 
     @property
-    def full_marks(self) -> float | None:
+    def max_reward(self) -> float | None:
         """Sum of rewards that a gold answer must reach; None where no gold answer exists."""
         ...
 
@@ -64,11 +64,11 @@ class Task(Protocol):
         """What the model is asked: text, or messages (a last message by `assistant` is continued)."""
         ...
 
-    def gold(self, row: Row) -> str | None:
+    def gold_completion(self, row: Row) -> str | None:
         """A completion that deserves full marks, or None where the row's answer cannot be parsed."""
         ...
 
-    def judge(self, row: Row, text: str) -> Verdict:
+    def grade(self, row: Row, text: str) -> Grade:
         """Whether `text`, a completion, is right: the truth that rewards only approximate."""
         ...
 
@@ -77,7 +77,7 @@ class Task(Protocol):
 class Observer(Protocol):
     """Watches a run. Built-in: `dunwu.observers`."""
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         """Called once after every optimizer step, on the main process."""
         ...
 
@@ -92,10 +92,10 @@ class Scorer(Protocol):
         completions: list[Any],
         completion_ids: list[list[int]],
         columns: dict[str, list[Any]],
-    ) -> Scores:
+    ) -> RewardScores:
         """Scores of each completion."""
         ...
 
-    def total(self, scores: Scores) -> list[float | None]:
+    def total(self, scores: RewardScores) -> list[float | None]:
         """Weighted sum of each completion's scores; None where nothing could score it."""
         ...

@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Batch",
     "Completion",
-    "Finish",
+    "FinishReason",
+    "Grade",
     "Group",
     "Message",
-    "Problem",
+    "MicroBatch",
     "Prompt",
+    "RewardFailure",
+    "RewardScores",
     "Rollout",
     "Row",
-    "Sampling",
-    "Scores",
-    "Step",
-    "Verdict",
+    "SamplingParams",
+    "StepResult",
 ]
 
 Message: TypeAlias = dict[str, str]
@@ -40,7 +40,7 @@ Message: TypeAlias = dict[str, str]
 Row: TypeAlias = Mapping[str, Any]
 """One row of a dataset: column name to value."""
 
-Finish: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length"]
 """Why a completion ended: an end token was sampled, or the token limit cut it."""
 
 
@@ -48,15 +48,15 @@ Finish: TypeAlias = Literal["stop", "length"]
 class Prompt:
     """One question as the model sees it.
 
-    Example: `Prompt(key=7, row={"nums": [3, 14, 17], "target": 51}, given="3 14 17 = 51", text="<user>3 14 17 = 51
+    Example: `Prompt(row_index=7, row={"nums": [3, 14, 17], "target": 51}, original="3 14 17 = 51", text="<user>3 14 17 = 51
     <assistant>", ids=(5, 12, 23, 26, 60, 6))`
     """
 
-    key: int
+    row_index: int
     """Index of the row in its dataset; part of every random seed, so that batching never changes a sample."""
     row: Row
     """The dataset row: its columns go to the reward functions."""
-    given: str | list[Message]
+    original: str | list[Message]
     """The `prompt` column as given: text, or messages (then completions reach rewards as messages too)."""
     text: str
     """What the model reads, template applied."""
@@ -66,14 +66,14 @@ class Prompt:
     @property
     def conversational(self) -> bool:
         """Whether the prompt was given as messages."""
-        return not isinstance(self.given, str)
+        return not isinstance(self.original, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """How to draw completions.
 
-    Example: `Sampling(n=8, max_new_tokens=128, temperature=1.0, seed=42, step=3)`; greedy is `temperature=0.0`.
+    Example: `SamplingParams(n=8, max_new_tokens=128, temperature=1.0, seed=42, step=3)`; greedy is `temperature=0.0`.
     """
 
     n: int = 1
@@ -95,21 +95,21 @@ class Sampling:
     seed: int = 0
     """The run's seed."""
     step: int = 0
-    """The step the completions are for. A sequence's own seed is a hash of (seed, step, prompt.key, g)."""
+    """The step the completions are for. A sequence's own seed is a hash of (seed, step, prompt.row_index, g)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What the engine sampled: ids in are ids out, never a text round trip.
 
-    Example: `Completion(ids=(31, 7, 2), logps=(-0.41, -1.20, -0.02), finish="stop", text="51")`
+    Example: `Completion(ids=(31, 7, 2), sampler_logps=(-0.41, -1.20, -0.02), finish_reason="stop", text="51")`
     """
 
     ids: tuple[int, ...]
     """Sampled tokens, the end token included."""
-    logps: tuple[float, ...]
+    sampler_logps: tuple[float, ...]
     """`sampler_logps`: log-probability of each token under the very distribution that was sampled (nats)."""
-    finish: Finish
+    finish_reason: FinishReason
     """`stop` or `length`."""
     text: str
     """The decoded tokens without special tokens: what reward functions read."""
@@ -146,7 +146,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class MicroBatch:
     """Rows of one forward pass, each distinct prompt held once; how they are laid out is the forward's affair.
 
     Example: three completions, two of the first prompt and one of the second: `prompts=((5, 9, 7), (5, 8))`,
@@ -176,12 +176,12 @@ class Batch:
     reference_logps_BC: Tensor | None = None
     """Log-probabilities under the reference model; None without a KL term."""
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> MicroBatch:
         """The same batch on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, **moved)
 
-    def take(self, rows: Sequence[int]) -> Batch:
+    def select_rows(self, rows: Sequence[int]) -> MicroBatch:
         """The batch of these rows alone: narrower where they are, and without prompts that no row answers."""
         width = max(self.lengths[row] for row in rows)
         used = sorted({self.prompt_index[row] for row in rows})
@@ -203,10 +203,10 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class StepResult:
     """What happened in one optimizer step, for observers.
 
-    Example: `Step(index=12, groups=(g1, g2), metrics={"reward": 0.41, "loss": -0.003})`
+    Example: `StepResult(index=12, groups=(g1, g2), metrics={"reward": 0.41, "loss": -0.003})`
     """
 
     index: int
@@ -218,10 +218,10 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Grade:
     """What a task says of one answer, apart from any reward.
 
-    Example: `Verdict(strict=False, lenient=True, formatted=False)`: right number, wrong dress.
+    Example: `Grade(strict=False, lenient=True, formatted=False)`: right number, wrong dress.
     """
 
     strict: bool
@@ -233,10 +233,10 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class RewardFailure:
     """Something a reward function did wrong on one row.
 
-    Example: `Problem(function="equation", row=3, kind="exception", detail="ZeroDivisionError: division by zero")`
+    Example: `RewardFailure(function="equation", row=3, kind="exception", detail="ZeroDivisionError: division by zero")`
     """
 
     function: str
@@ -250,27 +250,27 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
+class RewardScores:
     """What all reward functions said of one batch of completions.
 
-    Example: `Scores(names=("format", "equation"), values=((1.0, 0.0), (None, 1.0)), problems=())`
+    Example: `RewardScores(names=("format", "equation"), values=((1.0, 0.0), (None, 1.0)), problems=())`
     """
 
     names: tuple[str, ...]
     """Reward function names, unique."""
     values: tuple[tuple[float | None, ...], ...]
     """One tuple a completion, in the order of `names`."""
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[RewardFailure, ...] = field(default=())
     """What went wrong; a row named here has None, never a silent 0."""
 
 
 @dataclass(kw_only=True)
-class Pending:
+class PendingRollouts:
     """Rollouts between sampling and their last update: what of a run's state is neither weight nor counter."""
 
     groups: list[Group]
     """This rank's groups."""
-    batches: list[Batch]
+    batches: list[MicroBatch]
     """Their batches; `old_logps_BC` is filled at the first update when more follow."""
     denominator: float
     """The step's one denominator."""

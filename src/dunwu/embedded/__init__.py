@@ -1,8 +1,7 @@
 """The embedded default: a tiny model that can reckon but gives up early, and the puzzles it was made for.
 
-What it is: where the model lies (`MODEL_DIR`, `model_path`) and its task (`quickstart_task`); `thoughts` reads what
-it thinks, `python -m dunwu.embedded.build` makes it again.
-What it is not: a model of language: it knows Countdown and no more.
+Where the model is (`EMBEDDED_MODEL`, `embedded_model_path`) and its task (`quickstart_task`);
+`python -m dunwu.embedded.build` makes it again. It is no model of language: it knows Countdown and no more.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from pathlib import Path
 
 from dunwu.tasks import Countdown
 
-__all__ = ["MODEL_DIR", "model_path", "quickstart_task"]
+__all__ = ["EMBEDDED_MODEL", "embedded_model_path", "quickstart_task"]
 
-MODEL_DIR = Path(__file__).parent / "model"
+EMBEDDED_MODEL = Path(__file__).parent / "model"
 """The folder of the embedded model: weights, configuration, tokenizer with chat template."""
 
 
-def model_path() -> str:
+def embedded_model_path() -> str:
     """The embedded model's folder, as `from_pretrained` takes it. Raises `ValueError` where it is not installed."""
-    if not (MODEL_DIR / "model.safetensors").is_file():
+    if not (EMBEDDED_MODEL / "model.safetensors").is_file():
         raise ValueError(
-            f"the embedded model is not in {MODEL_DIR}; reinstall dunwu, or run python -m dunwu.embedded.build"
+            f"the embedded model is not in {EMBEDDED_MODEL}; reinstall dunwu, or run python -m dunwu.embedded.build"
         )
-    return str(MODEL_DIR)
+    return str(EMBEDDED_MODEL)
 
 
 def quickstart_task() -> Countdown:

@@ -191,7 +191,7 @@ def _examine(
     untyped: Any = model
     ids = untyped.generate(**encoded, do_sample=sampled, top_k=0 if sampled else None, max_new_tokens=192)
     texts = tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-    verdicts = [task.judge(row, text) for row, text in zip(rows, texts, strict=True)]
+    verdicts = [task.grade(row, text) for row, text in zip(rows, texts, strict=True)]
     thoughts = summarise(texts, [row["target"] for row in rows])
     return {
         "right": sum(verdict.strict for verdict in verdicts) / len(rows),

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dunwu.core.records import Completion, Finish
+from dunwu.core.records import Completion, FinishReason
 from dunwu.engines.fast.slots import Rows
 
 __all__ = ["completed", "end_token_ids", "records_of"]
@@ -50,8 +50,10 @@ def records_of(
     texts = tokenizer.batch_decode([[i for i in row if i < known] for row in ids], skip_special_tokens=True)
     flat = []
     for row, text in enumerate(texts):
-        finish: Finish = "stop" if ids[row][-1] in end_ids or row in stopped else "length"
+        finish: FinishReason = "stop" if ids[row][-1] in end_ids or row in stopped else "length"
         flat.append(
-            Completion(ids=tuple(ids[row]), logps=tuple(logps[row][: lengths[row]]), finish=finish, text=text)
+            Completion(
+                ids=tuple(ids[row]), sampler_logps=tuple(logps[row][: lengths[row]]), finish_reason=finish, text=text
+            )
         )
     return [flat[start : start + n] for start in range(0, len(flat), n)]

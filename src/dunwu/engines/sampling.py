@@ -13,9 +13,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Sampling
+from dunwu.core.records import SamplingParams
 
-__all__ = ["draw", "sequence_seed", "uniforms", "warp"]
+__all__ = ["draw", "process_logits", "sequence_seed", "uniform_draws"]
 
 
 def sequence_seed(seed: int, step: int, key: int, index: int) -> int:
@@ -24,14 +24,14 @@ def sequence_seed(seed: int, step: int, key: int, index: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def uniforms(seeds: list[int], length: int, device: torch.device) -> Tensor:
+def uniform_draws(seeds: list[int], length: int, device: torch.device) -> Tensor:
     """One number in [0, 1) a token, (B, length), float64; row i comes from seeds[i] alone."""
     generator = torch.Generator()
     rows = [torch.rand(length, dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
 
 
-def warp(logits_BV: Tensor, sampling: Sampling, seen_BV: Tensor | None = None) -> Tensor:
+def process_logits(logits_BV: Tensor, sampling: SamplingParams, seen_BV: Tensor | None = None) -> Tensor:
     """Logits of the distribution that is sampled, (B, V), float32: what is cut away is −inf.
 
     Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BV` says which

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Completion, Prompt, Sampling
+from dunwu.core.records import Completion, Prompt, SamplingParams
 from dunwu.engines.completions import end_token_ids, records_of
-from dunwu.engines.sampling import draw, sequence_seed, uniforms, warp
+from dunwu.engines.sampling import draw, process_logits, sequence_seed, uniform_draws
 from dunwu.engines.stop_strings import StopStrings
-from dunwu.model.loading import evaluating
+from dunwu.model.loading import eval_mode
 
-__all__ = ["GenerateEngine"]
+__all__ = ["TransformersEngine"]
 
 # A smaller batch is cheaper to step, but gathering the cache costs about one step: wait until a quarter has finished.
 _DROP_SHARE = 0.75
 
 
-class GenerateEngine:
+class TransformersEngine:
     """Completions from a transformers model in this process.
 
     Args:
@@ -54,7 +54,7 @@ class GenerateEngine:
             self.model = weights
             self._stops = {}
 
-    def stops(self, sampling: Sampling) -> StopStrings | None:
+    def stops(self, sampling: SamplingParams) -> StopStrings | None:
         """The table of the run's stop strings, made once: it decodes the whole vocabulary."""
         if not sampling.stop:
             return None
@@ -64,13 +64,13 @@ class GenerateEngine:
         return self._stops[sampling.stop]
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """Inference mode: dropout off, and the training mode put back afterwards."""
-        with evaluating(self.model):
+        with eval_mode(self.model):
             yield
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order.
 
         Returns:
@@ -78,7 +78,7 @@ class GenerateEngine:
         """
         per_chunk = max(1, self.max_rows // sampling.n)
         completions: list[list[Completion]] = []
-        with self.awake(), self._precision():
+        with self.session(), self._precision():
             for start in range(0, len(prompts), per_chunk):
                 completions += _Decoding(self, prompts[start : start + per_chunk], sampling).run()
         return completions
@@ -98,7 +98,7 @@ class GenerateEngine:
 class _Decoding:
     """One batch of prompts on its way: what every live row needs, and what has been said so far."""
 
-    def __init__(self, engine: GenerateEngine, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+    def __init__(self, engine: TransformersEngine, prompts: Sequence[Prompt], sampling: SamplingParams) -> None:
         self.engine = engine
         self.sampling = sampling
         self.prompts = prompts
@@ -106,11 +106,11 @@ class _Decoding:
         rows = len(prompts) * sampling.n
         self.ids_PT, self.attention_PT = _left_padded([p.ids for p in prompts], engine.tokenizer.pad_token_id, device)
         seeds = [
-            sequence_seed(sampling.seed, sampling.step, prompt.key, index)
+            sequence_seed(sampling.seed, sampling.step, prompt.row_index, index)
             for prompt in prompts
             for index in range(sampling.n)
         ]
-        self.uniform_RN = uniforms(seeds, sampling.max_new_tokens, device)
+        self.uniform_RN = uniform_draws(seeds, sampling.max_new_tokens, device)
         self.tokens_RN = torch.zeros(rows, sampling.max_new_tokens, dtype=torch.long, device=device)
         self.logps_RN = torch.zeros(rows, sampling.max_new_tokens, device=device)
         self.length_R = torch.zeros(rows, dtype=torch.long, device=device)
@@ -159,7 +159,7 @@ class _Decoding:
         return logits[:, -1]
 
     def _append(self, n: int, logits_BV: Tensor, live_B: Tensor) -> None:
-        warped_BV = warp(logits_BV, self.sampling, self._seen(n, live_B, logits_BV))
+        warped_BV = process_logits(logits_BV, self.sampling, self._seen(n, live_B, logits_BV))
         ids_B, logps_B = draw(warped_BV, self.uniform_RN[live_B, n], greedy=self.sampling.temperature == 0)
         going_B = ~self.ended_R[live_B]
         self.tokens_RN[live_B, n] = ids_B

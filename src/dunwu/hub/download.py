@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.hub.errors import in_words, is_about_absence, is_about_the_way, spoken, way_out
 from dunwu.hub.lookup import modelscope_answers
 from dunwu.hub.offline import is_offline, offline_if_unreachable
@@ -129,7 +129,7 @@ def _listing(name: str, kind: Kind | None, source: str, revision: str | None) ->
     else:
         words = f"{hf_endpoint()} cannot be reached from here; {way_out(name)}"
     if source == "auto" and elsewhere and has_modelscope() and modelscope_answers(name, kind or "model", revision):
-        voice().info("%s: trying ModelScope, because %s", name, words)
+        get_logger().info("%s: trying ModelScope, because %s", name, words)
         return list_modelscope(name, kind, revision)
     raise ValueError(words)
 
@@ -162,7 +162,7 @@ def _bring_and_check(listing: Listing, missing: Sequence[File], folder: Path) ->
     wrong = [file for file in missing if not file.is_whole(folder)]
     if wrong:
         named = ", ".join(file.path for file in wrong[:3])
-        voice().warning("%s came with other bytes than the hub lists: downloading once more", named)
+        get_logger().warning("%s came with other bytes than the hub lists: downloading once more", named)
         _bring(listing, wrong, folder)
         wrong = [file for file in wrong if not file.is_whole(folder)]
     if wrong:

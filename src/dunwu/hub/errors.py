@@ -13,7 +13,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 from dunwu.hub.caches import cached_names
 from dunwu.hub.offline import is_offline
 from dunwu.hub.sources import MIRROR, hf_endpoint, is_here, modelscope_endpoint, page
@@ -80,7 +80,7 @@ def or_rather(name: str, otherwise: str) -> str:
     known = {*cached_names(), *_FAMILIAR} - {name}
     short = name.rpartition("/")[2].lower()
     same = sorted(each for each in known if each.rpartition("/")[2].lower() == short)
-    said = f"; did you mean {same[0]!r}?" if same else nearest(name, known)
+    said = f"; did you mean {same[0]!r}?" if same else did_you_mean(name, known)
     return f"{said} If not, {otherwise}" if "did you mean" in said else f"; {otherwise}"
 
 

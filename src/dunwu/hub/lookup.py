@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.hub.caches import has_weights, hf_snapshot, is_prepared, modelscope_snapshot
 from dunwu.hub.errors import in_words, is_about_absence, is_about_the_way, or_rather, spoken, way_out
 from dunwu.hub.offline import go_offline, is_offline, offline_if_unreachable, reachable
@@ -66,7 +66,7 @@ def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: s
     if trouble is None:
         return name
     if source == "auto" and trouble.elsewhere and modelscope_answers(name, kind, revision):
-        voice().info("%s: trying ModelScope, because %s", name, trouble.words)
+        get_logger().info("%s: trying ModelScope, because %s", name, trouble.words)
         return _modelscope(name, kind, revision, cache_only=_told_offline())
     if hf_snapshot(name, kind, revision) is not None:  # a part, such as the tokenizer; the client knows what it needs
         return name
@@ -130,7 +130,7 @@ def _say_if_unreachable() -> None:
         sentence = go_offline("takes connections and does not answer")
     if sentence is not None and sentence not in _told:
         _told.add(sentence)
-        voice().warning(sentence)
+        get_logger().warning(sentence)
 
 
 @lru_cache(maxsize=4)
@@ -164,7 +164,7 @@ def _modelscope(name: str, kind: Kind, revision: str | None, *, cache_only: bool
         return _modelscope_cache(name, kind, revision)
     listing = list_modelscope(name, kind, revision)
     if listing.name != name:
-        voice().info("%s is %s on ModelScope", name, listing.name)
+        get_logger().info("%s is %s on ModelScope", name, listing.name)
     skipped = [glob.escape(path) for path in needless(listing)] or None
     client = import_module("modelscope.hub.snapshot_download")  # it has no types
     with spoken(name):

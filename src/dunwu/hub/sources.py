@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 
 __all__ = [
     "MIRROR",
@@ -53,7 +53,7 @@ def chosen(source: str) -> str:
     given = os.environ.get("DUNWU_SOURCE") or "auto" if source == "auto" else source
     if given not in SOURCES:
         where = "DUNWU_SOURCE" if source == "auto" else "source"
-        raise ValueError(f"{where}={given!r} is unknown{nearest(str(given), SOURCES)}")
+        raise ValueError(f"{where}={given!r} is unknown{did_you_mean(str(given), SOURCES)}")
     return given
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import nn
 
-__all__ = ["FAMILIES", "inner_model", "why_not_known"]
+__all__ = ["FAMILIES", "unwrap_model", "why_not_known"]
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of what is known: RMSNorm, rotary positions, grouped-query attention, gated MLP, one linear head."""
@@ -20,7 +20,7 @@ _ROPE: Final = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose angles depend on the position alone, not on how long the longest row is."""
 
 
-def inner_model(model: Any) -> Any:
+def unwrap_model(model: Any) -> Any:
     """The transformers model inside wrappers of DDP, FSDP, DeepSpeed and PEFT."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
@@ -29,7 +29,7 @@ def inner_model(model: Any) -> Any:
 
 def why_not_known(model: Any) -> str | None:
     """Why a model is not one of `FAMILIES` as they are known here; None where it is."""
-    inner = inner_model(model)
+    inner = unwrap_model(model)
     config = inner.config
     kind = getattr(config, "model_type", type(inner).__name__)
     if kind not in FAMILIES:

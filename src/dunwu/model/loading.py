@@ -19,22 +19,22 @@ from torch import nn
 from dunwu.hub import in_words, locate
 
 __all__ = [
-    "as_policy",
-    "bytes_to_save",
+    "checkpoint_bytes",
     "disable_dropout",
-    "load_policy",
+    "load_model",
     "load_tokenizer",
-    "no_bars",
-    "on_best_device",
+    "prepare_policy",
+    "to_best_device",
     "tokenizer_of",
     "trainable_parameters",
+    "without_progress_bars",
 ]
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
-def load_policy(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) -> Any:
+def load_model(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) -> Any:
     """A causal language model, in float32 unless a dtype is asked for.
 
     `source` says where a name is looked up: `auto`, `hf`, `modelscope` or `local`; a folder always wins.
@@ -53,7 +53,7 @@ def load_policy(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) 
     if where != name_or_path:
         init_kwargs.pop("revision", None)  # the folder is of this revision
     try:
-        with no_bars() if Path(where).is_dir() else contextlib.nullcontext():
+        with without_progress_bars() if Path(where).is_dir() else contextlib.nullcontext():
             return AutoModelForCausalLM.from_pretrained(where, **init_kwargs)
     except Exception as error:  # the hubs' clients have errors of their own, of no common class
         words = in_words(error, name_or_path)
@@ -67,13 +67,13 @@ def load_policy(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) 
         ) from error
 
 
-def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None, *, dropout: bool = False) -> Any:
+def prepare_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None, *, dropout: bool = False) -> Any:
     """The model to train: loaded if it is a name, wrapped if an adapter is asked for, without dropout unless wanted.
 
     Raises:
         ValueError: when an adapter is asked for and `peft` is not installed.
     """
-    policy = load_policy(model, **init_kwargs) if isinstance(model, str) else model
+    policy = load_model(model, **init_kwargs) if isinstance(model, str) else model
     if peft_config is not None:
         try:
             from peft import get_peft_model
@@ -86,7 +86,7 @@ def as_policy(model: Any, init_kwargs: dict[str, Any], peft_config: Any = None, 
 
 
 def load_tokenizer(name_or_path: str, *, source: str = "auto", **options: Any) -> Any:
-    """The tokenizer that lies beside a model; `source` as in `load_policy`.
+    """The tokenizer that lies beside a model; `source` as in `load_model`.
 
     Raises:
         ValueError: when there is none, or no such folder.
@@ -136,7 +136,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def no_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Without bars, for files that lie on this machine; a download wants its own."""
     from transformers.utils import logging
 
@@ -150,7 +150,7 @@ def no_bars() -> Iterator[None]:
         logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def on_best_device(model: Any) -> Any:
+def to_best_device(model: Any) -> Any:
     """The model in evaluation mode on the GPU, if there is one."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return model.to(device).eval()
@@ -162,7 +162,7 @@ def trainable_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def bytes_to_save(model: nn.Module, *, with_optimizer: bool = False) -> int:
+def checkpoint_bytes(model: nn.Module, *, with_optimizer: bool = False) -> int:
     """Room that a model's weights take on a disk, and Adam's two float32 numbers a trained weight."""
     trains, _ = trainable_parameters(model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -176,7 +176,7 @@ def _is_missing_folder(name_or_path: str) -> bool:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off while it lasts."""
     was_training = model.training
     model.eval()

@@ -17,38 +17,38 @@ import torch
 from torch import Tensor, nn
 
 from dunwu.core.algorithm import token_entropy, token_logps
-from dunwu.core.records import Batch
-from dunwu.model.architectures import inner_model, why_not_known
+from dunwu.core.records import MicroBatch
+from dunwu.model.architectures import unwrap_model, why_not_known
 from dunwu.model.lm_head import head_logps
 from dunwu.model.padding_free import layout_of, packed_attention
 
-__all__ = ["forward_logps", "own_attention", "padded", "padded_logps"]
+__all__ = ["forward_logps", "packed_attention_context", "padded", "padded_logps"]
 
 _Answer = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 _head_is_last: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def forward_logps(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def forward_logps(model: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the batch's completion tokens, and the entropies of their distributions (no gradient).
 
-    Where gradients are computed, call it and the backward pass within `own_attention(model)`.
+    Where gradients are computed, call it and the backward pass within `packed_attention_context(model)`.
 
     Returns:
         (B, C), (B, C) nats; 0 in padding.
     """
     if why_not_known(model) is None:
-        with own_attention(model):
+        with packed_attention_context(model):
             return _packed(model, batch, temperature)
     return padded_logps(model, batch, temperature)
 
 
-def own_attention(model: Any) -> contextlib.AbstractContextManager[None]:
+def packed_attention_context(model: Any) -> contextlib.AbstractContextManager[None]:
     """The context of a forward and backward pass: gradient checkpointing runs the attention again in the latter."""
     return packed_attention(model) if why_not_known(model) is None else contextlib.nullcontext()
 
 
-def padded(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def padded(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts padded on the left, completions on the right: ids, attention mask and positions, (B, T) each, int64.
 
     Masks come from lengths; a position counts from its row's first real token.
@@ -64,14 +64,14 @@ def padded(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return ids_BT, attention_BT, (attention_BT.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _packed(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def _packed(model: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
     layout = layout_of(batch)
 
     def answer(head: nn.Module, hidden_1NH: Tensor) -> tuple[Tensor, Tensor]:
         hidden_MH = hidden_1NH[0].index_select(0, layout.source_M)
         return head_logps(head, hidden_MH, layout.target_M, temperature)
 
-    with _answering(inner_model(model), answer):
+    with _answering(unwrap_model(model), answer):
         told: Tensor = model(
             input_ids=layout.ids_N.unsqueeze(0),
             position_ids=layout.positions_N.unsqueeze(0),
@@ -85,7 +85,7 @@ def _packed(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tenso
     return logps_BC, entropy_BC.detach()
 
 
-def padded_logps(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def padded_logps(model: Any, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """`forward_logps` over padded rows: for any causal model.
 
     Position t predicts token t + 1, hence one position more than completions have, and one left off at the end.
@@ -97,7 +97,7 @@ def padded_logps(model: Any, batch: Batch, temperature: float) -> tuple[Tensor, 
         hidden_NH = hidden_BTH[:, -shape[1] - 1 : -1].flatten(0, 1)
         return head_logps(head, hidden_NH, batch.completion_ids_BC.flatten(), temperature)
 
-    inner = inner_model(model)
+    inner = unwrap_model(model)
     plain = _logits_are_the_heads(inner)
     with _answering(inner, answer) if plain else contextlib.nullcontext():
         told: Tensor = model(

@@ -1,6 +1,6 @@
 """A batch without padding: one row of tokens, every prompt once, and the attention that keeps its rows apart.
 
-What it is: where each token of a `Batch` lies in one long row (`Layout`), and an attention function that
+What it is: where each token of a `MicroBatch` lies in one long row (`Layout`), and an attention function that
 transformers' own forward calls in place of its own. Each prompt goes through the network once; its completions attend
 to its keys. Projections, norms and MLPs, nearly all of the work, compute no padding and no prompt twice.
 What it is not: a forward pass. Weights, adapters, checkpointing and wrappers stay with transformers' modules.
@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dunwu.core.records import Batch
-from dunwu.model.architectures import inner_model
+from dunwu.core.records import MicroBatch
+from dunwu.model.architectures import unwrap_model
 
 __all__ = ["Layout", "layout_of", "packed_attention"]
 
@@ -110,7 +110,7 @@ class Layout(_Table):
         return self.tables[name]
 
 
-def layout_of(batch: Batch) -> Layout:
+def layout_of(batch: MicroBatch) -> Layout:
     """The layout of a batch, on the device of its tensors.
 
     Made once for a tensor of completions: on a CPU the reference, the policy and later updates of the same rollouts
@@ -132,7 +132,7 @@ def packed_attention(model: Any) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _attend)
-    config = inner_model(model).config
+    config = unwrap_model(model).config
     usual = config._attn_implementation
     config._attn_implementation = _NAME
     try:
@@ -141,7 +141,7 @@ def packed_attention(model: Any) -> Iterator[None]:
         config._attn_implementation = usual
 
 
-def _laid_out(batch: Batch) -> Layout:
+def _laid_out(batch: MicroBatch) -> Layout:
     lengths = [len(ids) for ids in batch.prompts]
     inputs = [length - 1 for length in batch.lengths]
     order = sorted((row for row, n in enumerate(inputs) if n > 0), key=lambda row: (-inputs[row], row))
@@ -321,7 +321,7 @@ def _alike(order: list[int], inputs: list[int]) -> list[list[int]]:
     return runs
 
 
-def _bucket(rows: list[int], batch: Batch, inputs: list[int], lengths: list[int]) -> Bucket:
+def _bucket(rows: list[int], batch: MicroBatch, inputs: list[int], lengths: list[int]) -> Bucket:
     pad = _pad([inputs[row] for row in rows])
     before_R = torch.tensor([lengths[batch.prompt_index[row]] for row in rows])
     return Bucket(

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dunwu.core.records import Batch
-from dunwu.model.loading import evaluating
+from dunwu.core.records import MicroBatch
+from dunwu.model.loading import eval_mode
 from dunwu.model.logprobs import forward_logps
 
-__all__ = ["Reference"]
+__all__ = ["ReferenceModel"]
 
 
-class Reference:
+class ReferenceModel:
     """The frozen policy that KL is measured against: a copy, or a PEFT model with its adapter switched off.
 
     Args:
         policy: the model to be trained, before its first step.
-        moves: whether `move_towards` will be called.
+        moves: whether `mix_in` will be called.
 
     Raises:
         ValueError: when it is to move and is the policy with its adapter off: the base must not move.
@@ -34,15 +34,15 @@ class Reference:
         self.copy: nn.Module | None = None if is_base else _frozen_copy(policy)
 
     @torch.no_grad()
-    def logps(self, batch: Batch, temperature: float) -> Tensor:
+    def logps(self, batch: MicroBatch, temperature: float) -> Tensor:
         """`reference_logps`, (B, C)."""
         if self.copy is not None:
             return forward_logps(self.copy, batch, temperature)[0]
-        with self.policy.disable_adapter(), evaluating(self.policy):
+        with self.policy.disable_adapter(), eval_mode(self.policy):
             return forward_logps(self.policy, batch, temperature)[0]
 
     @torch.no_grad()
-    def move_towards(self, policy: nn.Module, share: float) -> None:
+    def mix_in(self, policy: nn.Module, share: float) -> None:
         """π_ref ← share · π + (1 − share) · π_ref (TR-DPO, arXiv 2404.09656, eq. 7)."""
         assert self.copy is not None, "an adapter's reference is refused where it would have to move"
         for kept, current in zip(self.copy.parameters(), policy.parameters(), strict=True):

@@ -1,13 +1,13 @@
 """What watches a run: each is an `Observer`, told of every step, and none changes anything.
 
-`Console` prints a line now and then, `NotebookProgress` draws under a notebook's cell, `History` keeps the figures,
+`Console` prints a line now and then, `NotebookProgress` draws under a notebook's cell, `MetricsLog` keeps the figures,
 `RolloutLog` writes down what the model said, and `draw_curves` makes a picture of a history.
 """
 
 from dunwu.observers.console import Console
-from dunwu.observers.metrics_log import History
+from dunwu.observers.metrics_log import MetricsLog
 from dunwu.observers.notebook import NotebookProgress, show_in_notebook
 from dunwu.observers.plots import draw_curves
 from dunwu.observers.rollout_log import RolloutLog
 
-__all__ = ["Console", "History", "NotebookProgress", "RolloutLog", "draw_curves", "show_in_notebook"]
+__all__ = ["Console", "MetricsLog", "NotebookProgress", "RolloutLog", "draw_curves", "show_in_notebook"]

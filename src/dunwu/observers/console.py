@@ -1,7 +1,7 @@
 """Live progress in a terminal, a notebook or a log file: one line every few steps.
 
 What it is: the few figures that tell whether it learns, and how long it still takes.
-What it is not: all figures (`History`) or the texts (`RolloutLog`).
+What it is not: all figures (`MetricsLog`) or the texts (`RolloutLog`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from dunwu.core.records import Step
+from dunwu.core.records import StepResult
 
 __all__ = ["Console"]
 
@@ -32,7 +32,7 @@ class Console:
         self._began: float | None = None
         self._first = 0
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         """Print if it is time."""
         if self._began is None:
             self._begin(step)
@@ -40,13 +40,13 @@ class Console:
             return
         print(self._line(step), file=self.stream or sys.stdout, flush=True)
 
-    def _begin(self, step: Step) -> None:
+    def _begin(self, step: StepResult) -> None:
         # The first step is done when it is heard of: its own time is known from its metrics.
         self._began = time.monotonic() - step.metrics.get("step_time", 0.0)
         self._first = step.index - 1
         print(_HEAD, file=self.stream or sys.stdout, flush=True)
 
-    def _line(self, step: Step) -> str:
+    def _line(self, step: StepResult) -> str:
         assert self._began is not None
         m = step.metrics
         pace = (time.monotonic() - self._began) / (step.index - self._first)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LineFile"]
+__all__ = ["JsonlFile"]
 
 
-class LineFile:
+class JsonlFile:
     """Appends lines to `path`, each a JSON object with a `step`.
 
     Args:

@@ -9,13 +9,13 @@ import json
 import time
 from pathlib import Path
 
-from dunwu.core.records import Step
-from dunwu.observers.jsonl import LineFile
+from dunwu.core.records import StepResult
+from dunwu.observers.jsonl import JsonlFile
 
-__all__ = ["History"]
+__all__ = ["MetricsLog"]
 
 
-class History:
+class MetricsLog:
     """Keeps every step's metrics with the seconds since the run began.
 
     Args:
@@ -24,11 +24,11 @@ class History:
     """
 
     def __init__(self, path: Path | None = None, *, after: int = 0) -> None:
-        self._file = LineFile(path, after=after) if path is not None else None
+        self._file = JsonlFile(path, after=after) if path is not None else None
         self.steps: list[dict[str, float]] = self._file.kept() if self._file is not None else []
         self._began = time.monotonic() - (self.steps[-1]["seconds"] if self.steps else 0.0)
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         """Note the step."""
         seconds = time.monotonic() - self._began
         entry = {"step": float(step.index), "seconds": seconds, **step.metrics}

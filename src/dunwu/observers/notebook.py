@@ -2,7 +2,7 @@
 
 What it is: one small piece of HTML under the cell, drawn anew after each step. It stands where transformers puts its
 own, whose one column, the training loss, says nothing here: the loss of GRPO starts every step at 0 by construction.
-What it is not: a record (`History`), or a dashboard.
+What it is not: a record (`MetricsLog`), or a dashboard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from dunwu.core.records import Step
+from dunwu.core.records import StepResult
 
 __all__ = ["NotebookProgress", "show_in_notebook"]
 
@@ -67,7 +67,7 @@ class NotebookProgress(TrainerCallback):
         self._total, self._first, self._began = state.max_steps, state.global_step, time.monotonic()
         self._draw()
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         """One step more in bar and table."""
         self._steps.append((step.index, dict(step.metrics)))
         del self._steps[: -self.rows]

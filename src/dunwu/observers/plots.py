@@ -23,7 +23,7 @@ def draw_curves(
     """Draw `panels` (a panel's title to the metrics in it) over the steps, a pale line as it was and a running mean.
 
     Args:
-        steps: one mapping a step, with `step` and the metrics (as `History.steps`).
+        steps: one mapping a step, with `step` and the metrics (as `MetricsLog.steps`).
         path: the PNG to write.
         smooth: steps in the running mean.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dunwu.core.records import Step
-from dunwu.observers.jsonl import LineFile
+from dunwu.core.records import StepResult
+from dunwu.observers.jsonl import JsonlFile
 
 __all__ = ["RolloutLog"]
 
@@ -23,20 +23,20 @@ class RolloutLog:
     """
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
-        self._file = LineFile(path, after=after)
+        self._file = JsonlFile(path, after=after)
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: StepResult) -> None:
         """Write the step's rollouts."""
         self._file.write(
             json.dumps(
                 {
                     "step": step.index,
-                    "row": group.prompt.key,
+                    "row": group.prompt.row_index,
                     "sample": index,
                     "prompt": group.prompt.text,
                     "completion": rollout.completion.text,
                     "tokens": len(rollout.completion.ids),
-                    "finish": rollout.completion.finish,
+                    "finish": rollout.completion.finish_reason,
                     "reward": rollout.reward,
                     "scores": dict(rollout.scores),
                     "advantage": rollout.advantage,

@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dunwu.core.protocols import Engine, Task
-from dunwu.core.records import Completion, Prompt, Sampling, Verdict
+from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
 
-__all__ = ["Answer", "Evaluation", "Share", "evaluate", "pass_at_k"]
+__all__ = ["Evaluation", "GradedCompletion", "Proportion", "evaluate", "pass_at_k"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Proportion:
     """A proportion with its standard error.
 
-    Example: `Share(value=0.62, error=0.022)` prints as `62.0 % ± 2.2`
+    Example: `Proportion(value=0.62, error=0.022)` prints as `62.0 % ± 2.2`
     """
 
     value: float
@@ -38,17 +38,17 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class GradedCompletion:
     """One completion with its verdict.
 
-    Example: `Answer(prompt=p, completion=c, verdict=Verdict(strict=True, lenient=True, formatted=True))`
+    Example: `GradedCompletion(prompt=p, completion=c, verdict=Grade(strict=True, lenient=True, formatted=True))`
     """
 
     prompt: Prompt
     """What was asked."""
     completion: Completion
     """What was said."""
-    verdict: Verdict
+    verdict: Grade
     """Whether it was right."""
 
 
@@ -61,19 +61,19 @@ class Evaluation:
 
     task: str
     """The task's name."""
-    greedy: tuple[Answer, ...]
+    greedy: tuple[GradedCompletion, ...]
     """One answer a prompt, temperature 0."""
-    sampled: tuple[tuple[Answer, ...], ...]
+    sampled: tuple[tuple[GradedCompletion, ...], ...]
     """Several answers a prompt at the sampling temperature."""
     seconds: float = 0.0
     """Wall time it took."""
 
-    def share(self, kind: str, *, greedy: bool) -> Share:
+    def share(self, kind: str, *, greedy: bool) -> Proportion:
         """Share of answers whose verdict is true in `kind`: `strict`, `lenient` or `formatted`."""
         groups = [(answer,) for answer in self.greedy] if greedy else list(self.sampled)
         return _share([statistics.fmean(getattr(a.verdict, kind) for a in group) for group in groups])
 
-    def pass_at(self, k: int, kind: str = "strict") -> Share:
+    def pass_at(self, k: int, kind: str = "strict") -> Proportion:
         """Probability that at least one of k samples is right, averaged over prompts."""
         return _share(
             [pass_at_k(len(group), sum(getattr(a.verdict, kind) for a in group), k) for group in self.sampled]
@@ -89,10 +89,10 @@ class Evaluation:
         answers = self.greedy if greedy else [answer for group in self.sampled for answer in group]
         return statistics.fmean(len(answer.completion.ids) for answer in answers)
 
-    def cut_share(self, *, greedy: bool) -> float:
+    def truncated_fraction(self, *, greedy: bool) -> float:
         """Share of completions that the token limit cut."""
         answers = self.greedy if greedy else [answer for group in self.sampled for answer in group]
-        return statistics.fmean(answer.completion.finish == "length" for answer in answers)
+        return statistics.fmean(answer.completion.finish_reason == "length" for answer in answers)
 
     def figures(self) -> dict[str, float]:
         """All figures under plain names, shares between 0 and 1."""
@@ -102,7 +102,7 @@ class Evaluation:
                 share = self.share(kind, greedy=greedy)
                 found |= {f"{name}_{kind}": share.value, f"{name}_{kind}_error": share.error}
             found[f"{name}_tokens"] = self.mean_tokens(greedy=greedy)
-            found[f"{name}_cut"] = self.cut_share(greedy=greedy)
+            found[f"{name}_cut"] = self.truncated_fraction(greedy=greedy)
         for k in sorted({1, self.samples // 2, self.samples} - {0}):
             found[f"pass@{k}"] = self.pass_at(k).value
         return found
@@ -117,7 +117,8 @@ class Evaluation:
             row = [str(self.share(kind, greedy=greedy)) for greedy in (True, False)]
             lines.append(f"{label:12}{row[0]:>18}{row[1]:>18}")
         tokens = [
-            f"{self.mean_tokens(greedy=g):.1f} ({100 * self.cut_share(greedy=g):.0f} % cut)" for g in (True, False)
+            f"{self.mean_tokens(greedy=g):.1f} ({100 * self.truncated_fraction(greedy=g):.0f} % cut)"
+            for g in (True, False)
         ]
         lines.append(f"{'tokens':12}{tokens[0]:>18}{tokens[1]:>18}")
         lines += [f"pass@{k:<7}{self.pass_at(k)!s:>36}" for k in sorted({1, self.samples // 2, self.samples} - {0})]
@@ -142,9 +143,9 @@ def evaluate(
     if not prompts or samples < 1:
         raise ValueError(f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {samples} samples")
     began = time.monotonic()
-    greedy = engine.generate(prompts, Sampling(n=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=seed))
+    greedy = engine.generate(prompts, SamplingParams(n=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=seed))
     drawn = engine.generate(
-        prompts, Sampling(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        prompts, SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     )
     return Evaluation(
         task=task.name,
@@ -165,10 +166,10 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def _judged(task: Task, prompt: Prompt, completion: Completion) -> Answer:
-    return Answer(prompt=prompt, completion=completion, verdict=task.judge(prompt.row, completion.text))
+def _judged(task: Task, prompt: Prompt, completion: Completion) -> GradedCompletion:
+    return GradedCompletion(prompt=prompt, completion=completion, verdict=task.grade(prompt.row, completion.text))
 
 
-def _share(per_prompt: Sequence[float]) -> Share:
+def _share(per_prompt: Sequence[float]) -> Proportion:
     error = statistics.stdev(per_prompt) / math.sqrt(len(per_prompt)) if len(per_prompt) > 1 else 0.0
-    return Share(value=statistics.fmean(per_prompt), error=error)
+    return Proportion(value=statistics.fmean(per_prompt), error=error)

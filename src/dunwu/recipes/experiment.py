@@ -18,25 +18,25 @@ from typing import Any
 import yaml
 from transformers import PrinterCallback, ProgressCallback
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import Task
 from dunwu.core.records import Prompt
-from dunwu.observers import Console, History, RolloutLog, draw_curves
-from dunwu.recipes.evaluation import Answer, Evaluation, evaluate
+from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
+from dunwu.recipes.evaluation import Evaluation, GradedCompletion, evaluate
 from dunwu.recipes.recipe import Recipe, make_config, make_task, make_trainer, prompt_rows
-from dunwu.rollout.prompts import PromptSettings, build_prompts, room_for_prompts
+from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
 from dunwu.tasks.countdown_traces import summarise
-from dunwu.training.checkpoint import last_whole_checkpoint
+from dunwu.training.checkpoint import last_complete_checkpoint
 from dunwu.training.trainer import GRPOTrainer
 
-__all__ = ["Outcome", "Run", "figures", "thought_of"]
+__all__ = ["ExperimentResult", "Run", "figures", "thought_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ExperimentResult:
     """What a run came to.
 
-    Example: `Outcome(folder=Path("runs/quickstart"), seconds=291.0, before=…, after=…, steps=[…])`
+    Example: `ExperimentResult(folder=Path("runs/quickstart"), seconds=291.0, before=…, after=…, steps=[…])`
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class Run:
         self.trainer: GRPOTrainer = make_trainer(recipe, self.task, self.config)
         self.checkpoint = self._checkpoint()
         done = int(self.checkpoint.rpartition("-")[2]) if self.checkpoint is not None else 0
-        self.history = History(self.folder / "metrics.jsonl", after=done)
+        self.history = MetricsLog(self.folder / "metrics.jsonl", after=done)
         self.trainer.observers += [
             Console(self.trainer.planned_steps(), every=log_every),
             self.history,
@@ -77,7 +77,7 @@ class Run:
             self.trainer.remove_callback(printer)
         self.held_out = self._held_out()
 
-    def finish(self) -> Outcome:
+    def finish(self) -> ExperimentResult:
         """Evaluate, train, save, evaluate, and write everything down."""
         before = self.evaluate("before training")
         began = time.monotonic()
@@ -85,7 +85,9 @@ class Run:
         seconds = time.monotonic() - began
         self.trainer.save_model()
         after = self.evaluate("after training")
-        outcome = Outcome(folder=self.folder, seconds=seconds, before=before, after=after, steps=self.history.steps)
+        outcome = ExperimentResult(
+            folder=self.folder, seconds=seconds, before=before, after=after, steps=self.history.steps
+        )
         if self.is_first:
             self._write(outcome)
         return outcome
@@ -101,7 +103,7 @@ class Run:
         if section is None:
             return None
         if self.is_first:
-            voice().info(f"{when}: {len(self.held_out)} held-out prompts …")
+            get_logger().info(f"{when}: {len(self.held_out)} held-out prompts …")
         return evaluate(
             self.trainer.engine,
             self.task,
@@ -117,23 +119,23 @@ class Run:
         if section is None:
             return []
         rows = prompt_rows(self.task, list(self.task.rows(section.split)[: section.rows]))
-        room = room_for_prompts(self.trainer.model, self.config.max_completion_length)
+        room = max_prompt_tokens(self.trainer.model, self.config.max_completion_length)
         prompts, _ = build_prompts(rows, self.trainer.processing_class, PromptSettings(room=room))
         return prompts
 
     def _checkpoint(self) -> str | None:
-        last = last_whole_checkpoint(self.folder)
+        last = last_complete_checkpoint(self.folder)
         if last is None:
             return None
         if not self.recipe.resume:
-            voice().warning(
+            get_logger().warning(
                 f"{last} is there from an earlier run; this one starts anew (resume: true goes on from it)"
             )
             return None
-        voice().info(f"going on from {last}")
+        get_logger().info(f"going on from {last}")
         return str(last)
 
-    def _write(self, outcome: Outcome) -> None:
+    def _write(self, outcome: ExperimentResult) -> None:
         tokenizer = self.trainer.processing_class
         summary: dict[str, Any] = {"task": self.task.name, "seconds": outcome.seconds, "steps": len(outcome.steps)}
         for name, evaluation in (("before", outcome.before), ("after", outcome.after)):
@@ -186,7 +188,7 @@ def _mean_tokens(texts: Sequence[str], tokenizer: Any) -> float:
     return sum(len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]) / len(texts)
 
 
-def _truth(answers: Sequence[Answer]) -> dict[str, float]:
+def _truth(answers: Sequence[GradedCompletion]) -> dict[str, float]:
     """Of thoughts about a target: trials, and the shares of right arithmetic, right verdicts and repeats."""
     if "target" not in answers[0].prompt.row:
         return {}

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import yaml
 
-from dunwu._utils.secrets import masked, refuse_keys
-from dunwu._utils.suggest import nearest
+from dunwu._utils.secrets import redact, reject_secrets
+from dunwu._utils.suggest import did_you_mean
 from dunwu.hub.sources import chosen
 from dunwu.trackers import settle
 
@@ -82,7 +82,7 @@ class Recipe:
     """Where names of models and data are looked up: `auto`, `hf`, `modelscope` or `local`; a folder always wins."""
     rewards: list[str] | None = None
     """Built-in rewards or `package.module:function`s, instead of the task's own."""
-    full_marks: float | None = None
+    max_reward: float | None = None
     """With `rewards`: the sum that a gold answer must reach; left out, gold answers are not checked."""
     lora: dict[str, Any] | None = None
     """Options of `peft.LoraConfig`; left out, all weights train."""
@@ -108,17 +108,17 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, str] | None = None) -
     path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise ValueError(
-            f"there is no recipe {name_or_path!r}: neither a file nor a built-in{nearest(name_or_path, known)}"
+            f"there is no recipe {name_or_path!r}: neither a file nor a built-in{did_you_mean(name_or_path, known)}"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {masked(' '.join(str(error).split()))}") from error
+        raise ValueError(f"{path} is not valid YAML: {redact(' '.join(str(error).split()))}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values (model:, task:, train: …), got {type(content).__name__}")
     for dotted, value in (overrides or {}).items():
         _put(content, dotted.split("."), parse_value(value))
-    refuse_keys(content, f"a recipe or its overrides, which are saved with the run ({path.name})")
+    reject_secrets(content, f"a recipe or its overrides, which are saved with the run ({path.name})")
     return _checked(content)
 
 
@@ -134,7 +134,7 @@ def make_config(recipe: Recipe, **more: Any) -> GRPOConfig:
     options = {**recipe.train, **more}
     for name in options:
         if name not in kinds:
-            raise ValueError(f"train has no option {name!r}{nearest(name, kinds)}")
+            raise ValueError(f"train has no option {name!r}{did_you_mean(name, kinds)}")
     options = {name: _as_kind(name, value, kinds[name]) for name, value in options.items()}
     if "report_to" in options:
         options["report_to"] = settle(options["report_to"])
@@ -160,10 +160,10 @@ def make_task(recipe: Recipe) -> Task:
     if recipe.rewards is not None:
         chosen = tuple(get_reward(name) for name in recipe.rewards)
         # Every built-in task is a dataclass with these two fields.
-        task = replace(cast(Any, task), rewards=chosen, full_marks=recipe.full_marks)
+        task = replace(cast(Any, task), rewards=chosen, max_reward=recipe.max_reward)
     if not task.rewards:
         raise ValueError(f"task {task.name!r} brings no reward of its own here; list some under rewards:")
-    if task.full_marks is not None:
+    if task.max_reward is not None:
         validate(task, list(task.rows("train")[:_GOLD_ROWS]))
     return task
 
@@ -186,9 +186,9 @@ def model_source(model: str) -> str:
     """Where the model is: the embedded one's folder for `embedded`, the name or folder itself otherwise."""
     if model != "embedded":
         return model
-    from dunwu.embedded import model_path
+    from dunwu.embedded import embedded_model_path
 
-    return str(model_path())
+    return str(embedded_model_path())
 
 
 def make_tokenizer(model: str, **options: Any) -> Any:
@@ -208,14 +208,14 @@ def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequ
     Raises:
         ValueError: for anything in the recipe that does not fit together.
     """
-    from dunwu.model.loading import load_policy
+    from dunwu.model.loading import load_model
     from dunwu.training.trainer import GRPOTrainer
 
     revision = {k: v for k, v in recipe.model_options.items() if k in ("revision", "trust_remote_code")}
     return GRPOTrainer(
         # The tokenizer first: it is small, and most of what can be wrong with a folder shows there.
         processing_class=make_tokenizer(recipe.model, source=recipe.source, **revision),
-        model=load_policy(model_source(recipe.model), source=recipe.source, **recipe.model_options),
+        model=load_model(model_source(recipe.model), source=recipe.source, **recipe.model_options),
         reward_funcs=list(task.rewards),
         args=config,
         train_dataset=prompt_rows(task, task.rows("train")),
@@ -234,7 +234,7 @@ def _lora(options: dict[str, Any] | None) -> Any:
     known = [f.name for f in fields(LoraConfig) if f.init]
     for name in options:
         if name not in known:
-            raise ValueError(f"lora has no option {name!r}{nearest(name, known)}")
+            raise ValueError(f"lora has no option {name!r}{did_you_mean(name, known)}")
     return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **options})
 
 
@@ -242,7 +242,7 @@ def _checked(content: dict[str, Any]) -> Recipe:
     known = [f.name for f in fields(Recipe)]
     for name in content:
         if name not in known:
-            raise ValueError(f"a recipe has no key {name!r}{nearest(str(name), known)}")
+            raise ValueError(f"a recipe has no key {name!r}{did_you_mean(str(name), known)}")
     for name in ("model", "task"):
         if name not in content:
             raise ValueError(f"the recipe has no {name!r}; every recipe needs model: and task:")
@@ -265,7 +265,7 @@ def _evaluate_section(given: dict[str, Any]) -> EvaluateSection:
     known = [f.name for f in fields(EvaluateSection)]
     for name in given:
         if name not in known:
-            raise ValueError(f"evaluate has no option {name!r}{nearest(name, known)}")
+            raise ValueError(f"evaluate has no option {name!r}{did_you_mean(name, known)}")
     section = EvaluateSection(**given)
     if section.split not in ("validation", "test"):
         raise ValueError(f"evaluate.split={section.split!r} is unknown; choose validation or test")

@@ -31,7 +31,7 @@ class Failure:
     """
 
     kind: Kind
-    """As in `Problem`."""
+    """As in `RewardFailure`."""
     detail: str
     """The exception's text, what was returned, …"""
     row: int | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import RewardFunction
 from dunwu.rewards import countdown, formats, numbers, text, tutorials
 from dunwu.rewards.reward_model import RewardModel
@@ -67,14 +67,14 @@ def get_reward(name: str) -> RewardFunction:
     place, colon, attribute = name.rpartition(":")
     if not colon:
         raise ValueError(
-            f"no built-in reward is called {name!r}{nearest(name, BUILT_IN)}. "
+            f"no built-in reward is called {name!r}{did_you_mean(name, BUILT_IN)}. "
             f"Your own are written package.module:function or path/to/file.py:function"
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
     found = getattr(module, attribute, None)
     if not callable(found):
         public = [word for word in vars(module) if not word.startswith("_")]
-        raise ValueError(f"{place!r} has no function {attribute!r}{nearest(attribute, public)}")
+        raise ValueError(f"{place!r} has no function {attribute!r}{did_you_mean(attribute, public)}")
     function: RewardFunction = found() if isinstance(found, type) else found
     return function
 

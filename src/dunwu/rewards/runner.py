@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import Problem, Scores
+from dunwu.core.records import RewardFailure, RewardScores
 from dunwu.rewards.calling import Failure, Plug, attempt, attempt_together
 
 __all__ = ["RewardError", "RewardRunner", "combine"]
@@ -42,7 +42,7 @@ _ADVICE: dict[str, str] = {
 class RewardError(ValueError):
     """A reward function failed. `problem` says which, where and how; the cause, if any, is chained."""
 
-    def __init__(self, problem: Problem, completion: str | None) -> None:
+    def __init__(self, problem: RewardFailure, completion: str | None) -> None:
         self.problem = problem
         where = "on the whole batch" if problem.row is None else f"on row {problem.row}"
         text = "" if completion is None else f" That completion begins {completion[:80]!r}."
@@ -77,7 +77,7 @@ class RewardRunner:
     `weights`: one a function (default: all 1). `timeout`: seconds one call may take, in a thread of its own;
     None never stops a function, and then sync ones run in the calling thread (math-verify's own time-outs
     need that). `on_error`: "raise" stops at the first problem with a `RewardError`; "skip" gives None to the
-    rows concerned, counts them in `problem_counts` and returns them in `Scores.problems`.
+    rows concerned, counts them in `problem_counts` and returns them in `RewardScores.problems`.
 
     Where a call fails, the function is called again row by row to find the row, for at most three time-outs;
     in "skip" the other rows' values are those calls'. A failure that no row alone repeats is the whole
@@ -116,7 +116,7 @@ class RewardRunner:
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         columns: Mapping[str, Sequence[Any]],
-    ) -> Scores:
+    ) -> RewardScores:
         """Call every function on these completions.
 
         `prompts` and `completions` are text, or lists of messages; `columns` are the dataset's, one value a
@@ -130,7 +130,7 @@ class RewardRunner:
         for plug in self._plugs:
             plug.check(call.rows)
         if call.size == 0:
-            return Scores(names=self.names, values=())
+            return RewardScores(names=self.names, values=())
         return self._score(call)
 
     def check_columns(self, columns: Iterable[str]) -> None:
@@ -140,22 +140,22 @@ class RewardRunner:
         for plug in self._plugs:
             plug.check(cast("Mapping[str, Sequence[Any]]", there))
 
-    def total(self, scores: Scores) -> list[float | None]:
+    def total(self, scores: RewardScores) -> list[float | None]:
         """Weighted sum of each completion's values with this runner's weights; None where nothing could score it."""
         return combine(scores, self.weights)
 
-    def _score(self, call: _Call) -> Scores:
+    def _score(self, call: _Call) -> RewardScores:
         results = attempt_together([p for p in self._plugs if p.is_async], call.rows, self.timeout)
-        values, problems = list[list[float | None]](), list[Problem]()
+        values, problems = list[list[float | None]](), list[RewardFailure]()
         for plug in self._plugs:
             result = results[plug.name] if plug.name in results else attempt(plug, call.rows, self.timeout)
             column, failures = self._examined(plug, result, call)
             values.append(column)
             problems += [self._report(plug, failure, call) for failure in failures]
-        return Scores(names=self.names, values=tuple(zip(*values, strict=True)), problems=tuple(problems))
+        return RewardScores(names=self.names, values=tuple(zip(*values, strict=True)), problems=tuple(problems))
 
-    def _report(self, plug: Plug, failure: Failure, call: _Call) -> Problem:
-        problem = Problem(function=plug.name, row=failure.row, kind=failure.kind, detail=failure.detail)
+    def _report(self, plug: Plug, failure: Failure, call: _Call) -> RewardFailure:
+        problem = RewardFailure(function=plug.name, row=failure.row, kind=failure.kind, detail=failure.detail)
         self.problem_counts[plug.name, failure.kind] += 1
         if self.on_error == "raise":
             raise RewardError(problem, _beginning(call, failure.row)) from failure.cause
@@ -188,7 +188,7 @@ class RewardRunner:
         return values + [None] * (call.size - tried), failures
 
 
-def combine(scores: Scores, weights: Sequence[float] | None = None) -> list[float | None]:
+def combine(scores: RewardScores, weights: Sequence[float] | None = None) -> list[float | None]:
     """Weighted sum of each row's values: None is left out, a row of nothing but None is None.
 
     Raises `ValueError` where there is not one finite weight a function.

@@ -1,4 +1,4 @@
-"""Rollouts: `collect` asks and scores, `with_advantages` compares, `pack` makes batches.
+"""Rollouts: `collect` asks and scores, `add_advantages` compares, `make_micro_batches` makes batches.
 
 What it is: the road from prompts to tensors, and what is worth counting on it.
 What it is not: an engine, a reward or a loss; those come in through their interfaces.
@@ -15,25 +15,25 @@ from typing import Any
 
 import torch
 
-from dunwu.core.algorithm import KlEstimator, Objective, advantages, kl_estimate
+from dunwu.core.algorithm import AlgorithmConfig, KlEstimator, advantages, kl_estimate
 from dunwu.core.protocols import Engine, Scorer
-from dunwu.core.records import Batch, Completion, Group, Prompt, Rollout, Sampling
+from dunwu.core.records import Completion, Group, MicroBatch, Prompt, Rollout, SamplingParams
 
 __all__ = [
+    "add_advantages",
     "collect",
     "kl_penalties",
-    "with_advantages",
-    "with_penalties",
+    "subtract_kl_penalty",
 ]
 
 
-def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling: Sampling) -> list[Group]:
+def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling: SamplingParams) -> list[Group]:
     """Ask each prompt `sampling.n` times and score what comes: one group a prompt, advantages not yet filled."""
     asked = engine.generate(prompts, sampling)
     owner = [prompt for prompt, completions in zip(prompts, asked, strict=True) for _ in completions]
     flat = [completion for completions in asked for completion in completions]
     scores = scorer.score(
-        prompts=[prompt.given for prompt in owner],
+        prompts=[prompt.original for prompt in owner],
         completions=[_as_given(prompt, completion) for prompt, completion in zip(owner, flat, strict=True)],
         completion_ids=[list(completion.ids) for completion in flat],
         columns=_columns(owner),
@@ -47,7 +47,9 @@ def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling:
     return [Group(prompt=prompt, rollouts=tuple(rollouts[i * n : (i + 1) * n])) for i, prompt in enumerate(prompts)]
 
 
-def with_advantages(groups: Sequence[Group], objective: Objective, *, others: Sequence[Group] = ()) -> list[Group]:
+def add_advantages(
+    groups: Sequence[Group], objective: AlgorithmConfig, *, others: Sequence[Group] = ()
+) -> list[Group]:
     """The same groups with advantages; `others` are groups of other ranks, which count in a batch-wide std."""
     if not groups:
         return []
@@ -56,14 +58,14 @@ def with_advantages(groups: Sequence[Group], objective: Objective, *, others: Se
         [[math.nan if r.reward is None else r.reward for r in group.rollouts] for group in everyone],
         dtype=torch.float64,
     )
-    values = advantages(rewards_PG, baseline=objective.baseline, scale=objective.scale).tolist()
+    values = advantages(rewards_PG, baseline=objective.advantage_baseline, scale=objective.scale_rewards).tolist()
     return [
         replace(group, rollouts=tuple(replace(r, advantage=a) for r, a in zip(group.rollouts, row, strict=True)))
         for group, row in zip(groups, values, strict=False)
     ]
 
 
-def with_penalties(groups: Sequence[Group], penalties: Sequence[float]) -> list[Group]:
+def subtract_kl_penalty(groups: Sequence[Group], penalties: Sequence[float]) -> list[Group]:
     """The same groups, each rollout's reward lowered by its penalty (group-major order)."""
     left = iter(penalties)
     return [
@@ -72,7 +74,7 @@ def with_penalties(groups: Sequence[Group], penalties: Sequence[float]) -> list[
     ]
 
 
-def kl_penalties(batches: Sequence[Batch], estimator: KlEstimator) -> list[float]:
+def kl_penalties(batches: Sequence[MicroBatch], estimator: KlEstimator) -> list[float]:
     """KL of each rollout, summed over its tokens (nats), group-major: what a KL in the reward takes off.
 
     The sampler's own log-probabilities stand for the policy's: they are the distribution the tokens came from.
@@ -87,7 +89,7 @@ def kl_penalties(batches: Sequence[Batch], estimator: KlEstimator) -> list[float
 
 def _as_given(prompt: Prompt, completion: Completion) -> Any:
     """Completions reach rewards in the prompt's own dress: text, or messages. A prefill stays part of the prompt."""
-    if isinstance(prompt.given, str):
+    if isinstance(prompt.original, str):
         return completion.text
     return [{"role": "assistant", "content": completion.text}]
 

@@ -10,26 +10,26 @@ from dataclasses import dataclass
 
 import torch
 
-from dunwu.core.algorithm import Aggregation, token_weights
-from dunwu.core.records import Batch, Completion, Group, Prompt, Rollout
+from dunwu.core.algorithm import LossAggregation, loss_weights
+from dunwu.core.records import Completion, Group, MicroBatch, Prompt, Rollout
 
-__all__ = ["computed_tokens", "counted_lengths", "cuts", "pack", "split"]
+__all__ = ["forward_tokens", "make_micro_batches", "plan_micro_batches", "split_micro_batch", "trained_token_counts"]
 
 
-def counted_lengths(groups: Sequence[Group], *, mask_truncated: bool) -> list[int]:
+def trained_token_counts(groups: Sequence[Group], *, mask_truncated: bool) -> list[int]:
     """Tokens of each rollout that count in the loss, group-major; 0 for a masked one."""
     return [_counted(r.completion, mask_truncated) for group in groups for r in group.rollouts]
 
 
-def pack(
+def make_micro_batches(
     groups: Sequence[Group],
     *,
-    aggregation: Aggregation,
+    loss_aggregation: LossAggregation,
     tokens: int,
     mask_truncated: bool = False,
     skip_zero_advantage: bool = False,
     shared_prompts: bool = True,
-) -> list[Batch]:
+) -> list[MicroBatch]:
     """Batches whose forward pass computes at most `tokens` tokens; a row that is longer alone stands alone.
 
     With `shared_prompts`, a prompt counts once for all its completions in a batch, nothing is padded, and rows keep
@@ -51,26 +51,28 @@ def pack(
     chosen = useful or rows[:1]
     if not shared_prompts:
         chosen = sorted(chosen, key=lambda row: (sum(row.size), row.index))
-    parts = cuts([row.group for row in chosen], [row.size for row in chosen], tokens, shared_prompts=shared_prompts)
-    return [_batch(chosen[part], aggregation, mask_truncated) for part in parts]
+    parts = plan_micro_batches(
+        [row.group for row in chosen], [row.size for row in chosen], tokens, shared_prompts=shared_prompts
+    )
+    return [_batch(chosen[part], loss_aggregation, mask_truncated) for part in parts]
 
 
-def split(batch: Batch, tokens: int, *, shared_prompts: bool = True) -> list[Batch]:
-    """The same rows in batches of at most `tokens`, as `pack` would cut them."""
+def split_micro_batch(batch: MicroBatch, tokens: int, *, shared_prompts: bool = True) -> list[MicroBatch]:
+    """The same rows in batches of at most `tokens`, as `make_micro_batches` would cut them."""
     sizes = [(len(batch.prompts[i]), length) for i, length in zip(batch.prompt_index, batch.lengths, strict=True)]
-    parts = cuts(batch.prompt_index, sizes, tokens, shared_prompts=shared_prompts)
-    return [batch.take(range(len(sizes))[part]) for part in parts]
+    parts = plan_micro_batches(batch.prompt_index, sizes, tokens, shared_prompts=shared_prompts)
+    return [batch.select_rows(range(len(sizes))[part]) for part in parts]
 
 
-def computed_tokens(batch: Batch, *, shared_prompts: bool = True) -> int:
+def forward_tokens(batch: MicroBatch, *, shared_prompts: bool = True) -> int:
     """Tokens that the forward pass of a batch computes."""
-    measure, tokens = _Measure(shared_prompts), 0
+    measure, tokens = _TokenCounter(shared_prompts), 0
     for owner, length in zip(batch.prompt_index, batch.lengths, strict=True):
         tokens = measure.add(owner, len(batch.prompts[owner]), length)
     return tokens
 
 
-def cuts(
+def plan_micro_batches(
     owners: Sequence[int], sizes: Sequence[tuple[int, int]], tokens: int, *, shared_prompts: bool = True
 ) -> list[slice]:
     """Where a sequence of rows is cut so that no part computes more than `tokens`, unless it is a single row.
@@ -79,11 +81,11 @@ def cuts(
     """
     parts: list[slice] = []
     start = 0
-    measure = _Measure(shared_prompts)
+    measure = _TokenCounter(shared_prompts)
     for row, (owner, size) in enumerate(zip(owners, sizes, strict=True)):
         if measure.add(owner, *size) > tokens and row > start:
             parts.append(slice(start, row))
-            start, measure = row, _Measure(shared_prompts)
+            start, measure = row, _TokenCounter(shared_prompts)
             measure.add(owner, *size)
     return [*parts, slice(start, len(sizes))] if sizes else []
 
@@ -102,7 +104,7 @@ class _Row:
         return len(self.prompt.ids), len(self.rollout.completion.ids)
 
 
-class _Measure:
+class _TokenCounter:
     """Counts what the forward pass of some rows computes."""
 
     def __init__(self, shared_prompts: bool) -> None:
@@ -124,10 +126,10 @@ class _Measure:
 
 
 def _counted(completion: Completion, mask_truncated: bool) -> int:
-    return 0 if mask_truncated and completion.finish == "length" else len(completion.ids)
+    return 0 if mask_truncated and completion.finish_reason == "length" else len(completion.ids)
 
 
-def _batch(rows: Sequence[_Row], aggregation: Aggregation, mask_truncated: bool) -> Batch:
+def _batch(rows: Sequence[_Row], loss_aggregation: LossAggregation, mask_truncated: bool) -> MicroBatch:
     owners = list(dict.fromkeys(row.group for row in rows))
     completions = [row.rollout.completion for row in rows]
     width = max(len(completion.ids) for completion in completions)
@@ -136,9 +138,9 @@ def _batch(rows: Sequence[_Row], aggregation: Aggregation, mask_truncated: bool)
     for i, completion in enumerate(completions):
         completion_ids_BC[i, : len(completion.ids)] = torch.tensor(completion.ids)
         mask_BC[i, : _counted(completion, mask_truncated)] = 1.0
-        sampler_BC[i, : len(completion.logps)] = torch.tensor(completion.logps)
+        sampler_BC[i, : len(completion.sampler_logps)] = torch.tensor(completion.sampler_logps)
     prompt_of = {row.group: row.prompt.ids for row in rows}
-    return Batch(
+    return MicroBatch(
         prompts=tuple(prompt_of[group] for group in owners),
         prompt_index=tuple(owners.index(row.group) for row in rows),
         lengths=tuple(len(completion.ids) for completion in completions),
@@ -146,6 +148,6 @@ def _batch(rows: Sequence[_Row], aggregation: Aggregation, mask_truncated: bool)
         mask_BC=mask_BC,
         sampler_logps_BC=sampler_BC,
         advantages_B=torch.tensor([row.rollout.advantage for row in rows]),
-        weights_BC=token_weights(mask_BC, aggregation),
+        weights_BC=loss_weights(mask_BC, loss_aggregation),
         rollout_index=tuple(row.index for row in rows),
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core.records import Message, Prompt, Row
 
@@ -58,7 +58,7 @@ class PromptsReport:
         if self.dropped:
             return (
                 f"{self.dropped} of {self.total} prompts are longer than {limit} tokens (the longest has "
-                f"{self.longest}) and were dropped; raise max_prompt_length, or set long_prompts='cut'."
+                f"{self.longest}) and were dropped; raise max_prompt_length, or set overlong_prompts='cut'."
             )
         if self.cut:
             return (
@@ -120,7 +120,7 @@ def check_tokenizer(tokenizer: Any, *, needs_template: bool) -> None:
 def build_prompts(
     rows: Sequence[Row], tokenizer: Any, settings: PromptSettings | None = None
 ) -> tuple[list[Prompt], PromptsReport]:
-    """Prompts of all rows that have a place, with what happened to the others. `Prompt.key` is the row's index.
+    """Prompts of all rows that have a place, with what happened to the others. `Prompt.row_index` is the row's index.
 
     Raises:
         ValueError: for no rows, a missing or malformed `prompt` column, a prompt longer than the model's context,
@@ -135,7 +135,7 @@ def build_prompts(
     texts = [_as_text(prompt, tokenizer, settings.template_kwargs or {}) for prompt in given]
     ids = _encode(texts, [isinstance(prompt, str) for prompt in given], tokenizer)
     prompts = [
-        Prompt(key=key, row=row, given=prompt, text=text, ids=tuple(tokens))
+        Prompt(row_index=key, row=row, original=prompt, text=text, ids=tuple(tokens))
         for key, (row, prompt, text, tokens) in enumerate(zip(rows, given, texts, ids, strict=True))
     ]
     return _fit(prompts, tokenizer, settings)
@@ -208,12 +208,12 @@ def _fit(prompts: list[Prompt], tokenizer: Any, settings: PromptSettings) -> tup
     longest = max(prompts, key=lambda prompt: len(prompt.ids))
     empty = next((prompt for prompt in prompts if not prompt.ids), None)
     if empty is not None:
-        raise ValueError(f"the prompt of row {empty.key} is empty; drop the row or give it text")
+        raise ValueError(f"the prompt of row {empty.row_index} is empty; drop the row or give it text")
     if settings.room is not None and (limit is None or limit > settings.room):
         if len(longest.ids) > settings.room and limit is None:
             raise ValueError(
-                f"the prompt of row {longest.key} has {len(longest.ids)} tokens, and the model's context leaves "
-                f"{settings.room} beside the completion; set max_prompt_length to drop or cut such prompts, "
+                f"the prompt of row {longest.row_index} has {len(longest.ids)} tokens, and the model's context "
+                f"leaves {settings.room} beside the completion; set max_prompt_length to drop or cut such prompts, "
                 "or lower max_completion_length"
             )
         limit = settings.room
@@ -243,7 +243,7 @@ def _cut(prompt: Prompt, tokenizer: Any, limit: int | None) -> Prompt:
     return replace(prompt, ids=ids, text=tokenizer.decode(ids))
 
 
-def check_vocabulary(prompts: Sequence[Prompt], model: Any) -> None:
+def check_token_ids(prompts: Sequence[Prompt], model: Any) -> None:
     """Refuse ids that the model has no embedding for.
 
     Raises:
@@ -254,12 +254,12 @@ def check_vocabulary(prompts: Sequence[Prompt], model: Any) -> None:
         highest = max(prompt.ids)
         if highest >= known:
             raise ValueError(
-                f"the tokenizer made token {highest} of row {prompt.key}, and the model's vocabulary ends at {known}"
-                "; use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+                f"the tokenizer made token {highest} of row {prompt.row_index}, and the model's vocabulary ends "
+                f"at {known}; use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
             )
 
 
-def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
+def max_prompt_tokens(model: Any, max_completion_length: int) -> int | None:
     """Tokens the model's context leaves for a prompt; None where the model names no limit.
 
     Raises:
@@ -276,7 +276,7 @@ def room_for_prompts(model: Any, max_completion_length: int) -> int | None:
     return int(context) - max_completion_length
 
 
-def prompts_of(
+def build_run_prompts(
     rows: Iterable[Row], policy: Any, tokenizer: Any, args: GRPOConfig, *, most: int | None = None
 ) -> list[Prompt]:
     """Prompts of a dataset by a run's rules; what was dropped or cut is said.
@@ -288,28 +288,28 @@ def prompts_of(
     """
     settings = PromptSettings(
         max_length=args.max_prompt_length,
-        too_long=cast(Any, args.long_prompts),
-        room=room_for_prompts(policy, args.max_completion_length),
+        too_long=cast(Any, args.overlong_prompts),
+        room=max_prompt_tokens(policy, args.max_completion_length),
         template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
     )
     prompts, report = build_prompts(list(islice(rows, most)), tokenizer, settings)
     sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
     if sentence:
-        voice().warning(sentence)
-    check_vocabulary(prompts, policy)
+        get_logger().warning(sentence)
+    check_token_ids(prompts, policy)
     return prompts
 
 
-def training_prompts(rows: Iterable[Row] | None, policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
+def build_training_prompts(rows: Iterable[Row] | None, policy: Any, tokenizer: Any, args: GRPOConfig) -> list[Prompt]:
     """Prompts to train on; of a stream, as many rows as the run's steps take. No dataset: none.
 
     Raises:
-        ValueError: as `prompts_of`; for a stream and no number of steps, for it may never end.
+        ValueError: as `build_run_prompts`; for a stream and no number of steps, for it may never end.
     """
     if rows is None:
         return []
     if hasattr(rows, "__len__"):
-        return prompts_of(rows, policy, tokenizer, args)
+        return build_run_prompts(rows, policy, tokenizer, args)
     if args.max_steps <= 0:
         raise ValueError(
             "the dataset is a stream, which has no length and so no epoch: set max_steps, or give a list or a "
@@ -317,7 +317,7 @@ def training_prompts(rows: Iterable[Row] | None, policy: Any, tokenizer: Any, ar
         )
     assert args.prompts_per_step is not None, "settled by GRPOConfig"
     most = -(-args.max_steps // args.num_iterations) * args.prompts_per_step
-    voice().info(
+    get_logger().info(
         f"the dataset is a stream: reading its first {most:,} rows, as many as {args.max_steps:,} steps take"
     )
-    return prompts_of(rows, policy, tokenizer, args, most=most)
+    return build_run_prompts(rows, policy, tokenizer, args, most=most)

@@ -14,15 +14,15 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu._utils.memory import free_memory
-from dunwu.core.records import Batch
-from dunwu.model.architectures import inner_model, why_not_known
+from dunwu.core.records import MicroBatch
+from dunwu.model.architectures import unwrap_model, why_not_known
 from dunwu.model.lm_head import chunk_rows
 from dunwu.model.logprobs import forward_logps
-from dunwu.rollout.micro_batches import computed_tokens, split
+from dunwu.rollout.micro_batches import forward_tokens, split_micro_batch
 
-__all__ = ["TokenBudget", "budget_of"]
+__all__ = ["TokenBudget", "make_token_budget"]
 
 Result = TypeVar("Result")
 
@@ -54,20 +54,20 @@ class TokenBudget:
     ranks: int = 1
     """Processes that share a machine's memory, where that is the CPU's."""
 
-    def settle(self, model: Any, sample: Callable[[int], Sequence[Batch]]) -> int:
+    def settle(self, model: Any, sample: Callable[[int], Sequence[MicroBatch]]) -> int:
         """The budget; measured on a small forward pass where it is not known.
 
         `sample(tokens)` gives batches of at most so many tokens; the first is run.
         """
         if self.tokens is None:
             batch = sample(_SAMPLE_TOKENS)[0]
-            each = saved_bytes(model, batch, self.temperature) / self._computed(batch)
+            each = activation_bytes(model, batch, self.temperature) / self._computed(batch)
             device = batch.completion_ids_BC.device
             shared = self.ranks if device.type == "cpu" else 1
-            free = free_memory(device) // shared - _owed(model)
+            free = free_memory(device) // shared - _reserved_bytes(model)
             most = _MOST.get(device.type, _MOST_ELSEWHERE)
             self.tokens = max(_SAMPLE_TOKENS, min(most, int(free * _SHARE / each)))
-            voice().info(
+            get_logger().info(
                 f"micro-batches of up to {self.tokens:,} tokens: a token's activations take {each / 1e3:,.0f} kB, "
                 f"and {max(free, 0) / 1e9:.1f} GB are free for them (tokens_per_micro_batch sets another number)"
             )
@@ -75,12 +75,12 @@ class TokenBudget:
 
     def attempt(
         self,
-        batches: list[Batch],
-        run: Callable[[list[Batch]], Result],
+        batches: list[MicroBatch],
+        run: Callable[[list[MicroBatch]], Result],
         *,
         undo: Callable[[], None],
         can_retry: Callable[[], bool],
-    ) -> tuple[list[Batch], Result]:
+    ) -> tuple[list[MicroBatch], Result]:
         """`run(batches)`; when memory runs out, `undo()` and again with half the budget, until it fits.
 
         Returns:
@@ -105,20 +105,20 @@ class TokenBudget:
             clear_device_cache(garbage_collection=True)
             self.tokens = max(1, min(self.tokens or largest, largest) // 2)
             batches = [part for batch in batches for part in self._split(batch)]
-            voice().warning(
+            get_logger().warning(
                 f"out of memory at {largest:,} tokens a micro-batch: the same step again with at most "
                 f"{self.tokens:,}, and so from now on; the result is the same"
             )
 
-    def _computed(self, batch: Batch) -> int:
-        return computed_tokens(batch, shared_prompts=self.shared_prompts)
+    def _computed(self, batch: MicroBatch) -> int:
+        return forward_tokens(batch, shared_prompts=self.shared_prompts)
 
-    def _split(self, batch: Batch) -> list[Batch]:
+    def _split(self, batch: MicroBatch) -> list[MicroBatch]:
         assert self.tokens is not None, "halved just now"
-        return split(batch, self.tokens, shared_prompts=self.shared_prompts)
+        return split_micro_batch(batch, self.tokens, shared_prompts=self.shared_prompts)
 
 
-def saved_bytes(model: Any, batch: Batch, temperature: float) -> int:
+def activation_bytes(model: Any, batch: MicroBatch, temperature: float) -> int:
     """Bytes that a forward pass keeps for its backward pass, weights not counted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -129,7 +129,7 @@ def saved_bytes(model: Any, batch: Batch, temperature: float) -> int:
             kept[where] = tensor  # held, so that no later tensor gets the same address
         return tensor
 
-    inner = inner_model(model)
+    inner = unwrap_model(model)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = forward_logps(inner, batch, temperature)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
@@ -137,17 +137,17 @@ def saved_bytes(model: Any, batch: Batch, temperature: float) -> int:
     return max(found, 1)
 
 
-def budget_of(model: Any, tokens: int | None, temperature: float, ranks: int) -> TokenBudget:
+def make_token_budget(model: Any, tokens: int | None, temperature: float, ranks: int) -> TokenBudget:
     """The budget for a model: its forward shares prompts, or pads."""
     shared = why_not_known(model) is None
     return TokenBudget(tokens=tokens, temperature=temperature, shared_prompts=shared, ranks=ranks)
 
 
-def _owed(model: Any) -> int:
+def _reserved_bytes(model: Any) -> int:
     """What the rest of the step still takes: gradients, the optimizer's moments, a few chunks of logits."""
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() * (p.element_size() + _MOMENTS) for p in trained)
-    vocabulary = inner_model(model).config.vocab_size
+    vocabulary = unwrap_model(model).config.vocab_size
     chunk = chunk_rows(vocabulary, trained[0].device) * vocabulary * 4 if trained else 0
     return int(weights + _CHUNKS_AT_ONCE * chunk)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Task
 from dunwu.tasks.countdown import Countdown
 from dunwu.tasks.custom import Own
@@ -49,12 +49,12 @@ def get_task(name: str, **options: Any) -> Task:
         ValueError: for an unknown name or option, naming the nearest known one, or a missing one.
     """
     if name not in TASKS:
-        raise ValueError(f"there is no task {name!r}{nearest(name, TASKS)}")
+        raise ValueError(f"there is no task {name!r}{did_you_mean(name, TASKS)}")
     kind = TASKS[name]
     known = [option.name for option in fields(kind)]
     for option in options:
         if option not in known:
-            raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, known)}")
+            raise ValueError(f"task {name!r} has no option {option!r}{did_you_mean(option, known)}")
     if kind is Own and "source" not in options:
         raise ValueError(
             "task 'own' needs the option source: a .jsonl, .json, .csv or .parquet file, a folder or a name"

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import Message, Row, Verdict
+from dunwu.core.records import Grade, Message, Row
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import answer_in_tags, has_format, think_answer_format, think_answer_format_prefilled
 from dunwu.tasks.countdown_solver import OPERATIONS, chains, solve
@@ -84,7 +84,7 @@ class Countdown:
     """Seed of the draw (generator) or of the shuffle (data). Splits do not depend on it."""
     rewards: Sequence[RewardFunction] = ()
     """Own reward functions; empty: format and equation, 1.0 each."""
-    full_marks: float | None = 2.0
+    max_reward: float | None = 2.0
     """Sum that `gold` must reach; give it along with `rewards`."""
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Countdown:
         user = {"role": "user", "content": text}
         return [user, {"role": "assistant", "content": self.prefill}] if self.prefill else [user]
 
-    def gold(self, row: Row) -> str | None:
+    def gold_completion(self, row: Row) -> str | None:
         """A completion with a right answer, found by search; None where the puzzle has no solution."""
         expression = solve([int(n) for n in row["nums"]], int(row["target"]))
         if expression is None:
@@ -136,14 +136,14 @@ class Countdown:
         opening = "" if self.prefill else "<think>"
         return f"{opening}{expression}={row['target']}</think>\n<answer>{expression}</answer>"
 
-    def judge(self, row: Row, text: str) -> Verdict:
+    def grade(self, row: Row, text: str) -> Grade:
         """Strict: in the answer tags, and the format kept. Lenient: an expression anywhere in the text solves it."""
         nums, target = [int(n) for n in row["nums"]], int(row["target"])
         answer = answer_in_tags(text)
         right = answer is not None and solves(answer, nums, target)
         formatted = has_format(text, ("think", "answer"), prefilled=self.prefill is not None)
         anywhere = right or any(solves(found, nums, target) for found in set(_EXPRESSION.findall(text)))
-        return Verdict(strict=right and formatted, lenient=anywhere, formatted=formatted)
+        return Grade(strict=right and formatted, lenient=anywhere, formatted=formatted)
 
 
 def split_of(nums: Sequence[int]) -> Split:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import Message, Row, Verdict
+from dunwu.core.records import Grade, Message, Row
 from dunwu.rewards.formats import answer_in_tags
 from dunwu.rewards.numbers import lenient_correct, number_matches_anywhere, parse_number, strict_correct
 from dunwu.tasks.read_rows import need_columns, read_table
@@ -45,7 +45,7 @@ class Own:
     """Share of the rows (0 to 0.4) that goes to validation, and the same again to test, by a hash of the prompt."""
     rewards: Sequence[RewardFunction] = ()
     """Reward functions; empty with an answer column: 1.0 where the last number, or the tagged one, is right."""
-    full_marks: float | None = None
+    max_reward: float | None = None
     """Sum that `gold` must reach; 1.0 with the default reward."""
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Own:
             raise ValueError(f"held_out={self.held_out} must be a share from 0 to 0.4, such as 0.1")
         if not self.rewards and self.answer_column is not None:
             object.__setattr__(self, "rewards", (number_matches_anywhere,))
-            object.__setattr__(self, "full_marks", 1.0)
+            object.__setattr__(self, "max_reward", 1.0)
 
     @property
     def name(self) -> str:
@@ -81,21 +81,19 @@ class Own:
         turns = [{"role": "user", "content": given}] if isinstance(given, str) else [dict(turn) for turn in given]
         return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
 
-    def gold(self, row: Row) -> str | None:
+    def gold_completion(self, row: Row) -> str | None:
         """The answer in answer tags; None without an answer that is a number."""
         answer = row.get("answer") if self.answer_column is not None else None
         return None if answer is None or parse_number(str(answer)) is None else f"<answer>{answer}</answer>"
 
-    def judge(self, row: Row, text: str) -> Verdict:
+    def grade(self, row: Row, text: str) -> Grade:
         """Strict: the answer in its tags. Lenient: the last number, too. All false without an answer column."""
         tagged = answer_in_tags(text)
         gold = None if self.answer_column is None else row.get("answer")
         if gold is None:
-            return Verdict(strict=False, lenient=False, formatted=tagged is not None)
+            return Grade(strict=False, lenient=False, formatted=tagged is not None)
         strict = tagged == str(gold).strip() or strict_correct(text, str(gold))
-        return Verdict(
-            strict=strict, lenient=strict or lenient_correct(text, str(gold)), formatted=tagged is not None
-        )
+        return Grade(strict=strict, lenient=strict or lenient_correct(text, str(gold)), formatted=tagged is not None)
 
     def _split_of(self, row: Row) -> str:
         prompt = row[self.prompt_column]

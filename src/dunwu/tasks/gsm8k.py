@@ -4,7 +4,7 @@ What it is: rows from a folder with `train.jsonl` and `test.jsonl`, or from the 
 repaired ones. What it is not: a copy of the data; `test` stays the real test, and `validation` is cut from train.
 
 T1's rewards are said to sum to 4.0, but no text earns that: soft wants the reasoning on the tag's own line, strict
-below it, so 3.5 is the most, and 3.0 where the answer has a sign or a comma (`isdigit`): see `Gsm8k.best`.
+below it, so 3.5 is the most, and 3.0 where the answer has a sign or a comma (`isdigit`): see `Gsm8k.max_reward_of`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import Message, Row, Verdict
+from dunwu.core.records import Grade, Message, Row
 from dunwu.rewards import tutorials
 from dunwu.rewards.formats import has_format, reasoning_answer_format, reasoning_answer_tags
 from dunwu.rewards.numbers import answer_is_number, lenient_correct, number_matches, parse_number, strict_correct
@@ -79,8 +79,8 @@ class Gsm8k:
     """The system message; None leaves it out."""
     rewards: Sequence[RewardFunction] = ()
     """Own reward functions in place of `marking`'s."""
-    full_marks: float | None = None
-    """Sum that a gold answer must reach: 4.0 (`tutorial`, in name: see `best`), 3.5 (`fixed`), or give it along."""
+    max_reward: float | None = None
+    """Sum that a gold answer must reach: 4.0 (`tutorial`, in name: see `max_reward_of`) or 3.5 (`fixed`)."""
 
     def __post_init__(self) -> None:
         if self.marking not in ("tutorial", "fixed"):
@@ -90,7 +90,7 @@ class Gsm8k:
         if not self.rewards:
             tutorial = self.marking == "tutorial"
             object.__setattr__(self, "rewards", _TUTORIAL if tutorial else _FIXED)
-            object.__setattr__(self, "full_marks", 4.0 if tutorial else 3.5)
+            object.__setattr__(self, "max_reward", 4.0 if tutorial else 3.5)
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ class Gsm8k:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         return [*system, {"role": "user", "content": row["question"]}]
 
-    def gold(self, row: Row) -> str | None:
+    def gold_completion(self, row: Row) -> str | None:
         """The gold solution on one line in T1's template; None where the answer is not a number."""
         if row["answer"] is None or parse_number(row["answer"]) is None:
             return None
@@ -129,20 +129,20 @@ class Gsm8k:
         reasoning = " ".join(re.sub(r"<<[^>]*>>", "", text).split())  # drops the calculator's notes
         return XML_COT_FORMAT.format(reasoning=reasoning, answer=row["answer"])
 
-    def best(self, row: Row) -> float | None:
-        """The most that any text can earn on this row: `full_marks`, less what T1's own defects forbid."""
-        if self.rewards != _TUTORIAL or self.full_marks is None:
-            return self.full_marks
+    def max_reward_of(self, row: Row) -> float | None:
+        """The most that any text can earn on this row: `max_reward`, less what T1's own defects forbid."""
+        if self.rewards != _TUTORIAL or self.max_reward is None:
+            return self.max_reward
         exclusive = 0.5  # soft and strict never pass together
-        return self.full_marks - exclusive - (0.0 if str(row["answer"]).isdigit() else 0.5)
+        return self.max_reward - exclusive - (0.0 if str(row["answer"]).isdigit() else 0.5)
 
-    def judge(self, row: Row, text: str) -> Verdict:
+    def grade(self, row: Row, text: str) -> Grade:
         """Strict: the gold number in the answer tags, and the format kept. Lenient: the last number of the text."""
         formatted, gold = has_format(text), row["answer"]
         if gold is None:
-            return Verdict(strict=False, lenient=False, formatted=formatted)
+            return Grade(strict=False, lenient=False, formatted=formatted)
         strict = formatted and strict_correct(text, gold)
-        return Verdict(strict=strict, lenient=lenient_correct(text, gold), formatted=formatted)
+        return Grade(strict=strict, lenient=lenient_correct(text, gold), formatted=formatted)
 
 
 def _hash(text: str) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from typing import Any, Literal
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import Row, Verdict
+from dunwu.core.records import Grade, Row
 from dunwu.rewards.text import length_near
 from dunwu.tasks.read_rows import need_columns, read_table
 
@@ -32,7 +32,7 @@ class Tldr:
     """The length that scores best, in characters."""
     rewards: Sequence[RewardFunction] = ()
     """Own reward functions; empty: minus the distance from `characters`."""
-    full_marks: float | None = None
+    max_reward: float | None = None
     """None: no gold answer exists."""
 
     def __post_init__(self) -> None:
@@ -55,14 +55,14 @@ class Tldr:
         """The post as it stands, which ends with `TL;DR:`."""
         return str(row["prompt"])
 
-    def gold(self, row: Row) -> str | None:
+    def gold_completion(self, row: Row) -> str | None:
         """None: nothing here is right or wrong."""
         return None
 
-    def judge(self, row: Row, text: str) -> Verdict:
+    def grade(self, row: Row, text: str) -> Grade:
         """Strict: exactly the wanted length. Lenient: within a quarter of it. Formatted: not blank."""
         away = abs(len(text) - self.characters)
-        return Verdict(strict=away == 0, lenient=4 * away <= self.characters, formatted=bool(text.strip()))
+        return Grade(strict=away == 0, lenient=4 * away <= self.characters, formatted=bool(text.strip()))
 
 
 @lru_cache(maxsize=4)

@@ -54,7 +54,7 @@ class Validation:
     excluded: int
     """Rows without one: unparsable, or no solution."""
     capped: int
-    """Of the checked, rows where the rewards' own defects forbid full marks; they had to reach `task.best(row)`."""
+    """Of the checked, rows whose best possible reward (`task.max_reward_of(row)`) is lower: the rewards' own defects."""
     failures: tuple[Failure, ...]
     """Gold answers that fell short."""
 
@@ -62,18 +62,18 @@ class Validation:
 def validate(task: Task, rows: Sequence[Row] | None = None, *, strict: bool = True) -> Validation:
     """Score every row's gold answer with the task's own rewards; `rows` defaults to the training split.
 
-    A task may define `best(row) -> float`, the most a text can earn where a faithful reward has a defect.
+    A task may define `max_reward_of(row) -> float`, the most a text can earn where a faithful reward has a defect.
 
     Raises:
         ValueError: with the first gold answer that falls short (unless `strict=False`: then it is in the report),
             or where the task has no gold answers at all.
     """
-    if task.full_marks is None:
-        raise ValueError(f"task {task.name!r} has no full marks, so there is nothing to validate; set full_marks")
+    if task.max_reward is None:
+        raise ValueError(f"task {task.name!r} has no full marks, so there is nothing to validate; set max_reward")
     rows = task.rows("train") if rows is None else rows
-    golds = [(index, row, gold) for index, row in enumerate(rows) if (gold := task.gold(row)) is not None]
+    golds = [(index, row, gold) for index, row in enumerate(rows) if (gold := task.gold_completion(row)) is not None]
     scores = _score(task, [row for _, row, _ in golds], [gold for _, _, gold in golds])
-    best: Callable[[Row], Any] = getattr(task, "best", lambda row: task.full_marks)
+    best: Callable[[Row], Any] = getattr(task, "max_reward_of", lambda row: task.max_reward)
     wanted = [float(best(row)) for _, row, _ in golds]
     failures = tuple(
         Failure(row=index, got=sum(score.values()), wanted=want, scores=score)
@@ -82,7 +82,7 @@ def validate(task: Task, rows: Sequence[Row] | None = None, *, strict: bool = Tr
     )
     if failures and strict:
         raise ValueError(f"task {task.name!r}, {failures[0].sentence()}; repair the gold answer or the reward")
-    capped = sum(want < task.full_marks - TOLERANCE for want in wanted)
+    capped = sum(want < task.max_reward - TOLERANCE for want in wanted)
     return Validation(checked=len(golds), excluded=len(rows) - len(golds), capped=capped, failures=failures)
 
 

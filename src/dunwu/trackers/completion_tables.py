@@ -10,7 +10,7 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dunwu._utils.secrets import masked
+from dunwu._utils.secrets import redact
 from dunwu.trackers.guard import is_off, tracker_of
 from dunwu.trackers.offline import say, swanlab_run
 
@@ -42,7 +42,7 @@ def log_completions(callbacks: Iterable[Any], step: int, groups: Sequence[Group]
             send(callback, step, columns, rows)
         except Exception as error:  # whatever it is, a table is not worth a run
             callback.dunwu_no_tables = True
-            what = masked(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
             say(f"{tracker_of(callback)} took no table of completions ({what}): it gets none from now on")
 
 
@@ -63,7 +63,7 @@ def completion_rows(
             *(rollout.scores.get(name) for name in names),
             rollout.reward,
             rollout.advantage,
-            rollout.completion.finish,
+            rollout.completion.finish_reason,
         ]
         for group, rollout in flat
     ]

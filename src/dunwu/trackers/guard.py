@@ -11,8 +11,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dunwu._utils.logging import voice
-from dunwu._utils.secrets import masked
+from dunwu._utils.logging import get_logger
+from dunwu._utils.secrets import redact
 from dunwu.trackers.offline import swanlab_run
 
 __all__ = ["guarded", "is_off", "tracker_of"]
@@ -79,8 +79,8 @@ def _careful(callback: Any, event: str, method: Callable[..., Any]) -> Callable[
             return method(*args, **kwargs)
         except Exception as error:  # whatever it is, a tracker is not worth a run
             callback.dunwu_off = True
-            what = masked(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            voice().warning(
+            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            get_logger().warning(
                 f"{tracker_of(callback)} failed in {event} ({what}): it is switched off, the run goes on without it"
             )
             return None

@@ -15,23 +15,23 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from dunwu._utils.import_hooks import after_import
-from dunwu._utils.secrets import masked
+from dunwu._utils.import_hooks import on_import
+from dunwu._utils.secrets import redact
 from dunwu.trackers.offline import SERVICES, Service
 
-__all__ = ["settle_environment"]
+__all__ = ["patch_tracker_logins"]
 
 _KEPT_HERE = ("offline", "disabled", "local", "dryrun", "shared")
 _KEY_NAMES = {"wandb": "key", "swanlab": "api_key"}
 
 
-def settle_environment() -> None:
+def patch_tracker_logins() -> None:
     """From now on trackers that a script logs in to by itself never ask, hang or fail for want of key or network.
 
     Called before a user's script runs, or in a notebook; a second call changes nothing.
     """
     for name, service in SERVICES.items():
-        after_import(name, functools.partial(_wrap, service))
+        on_import(name, functools.partial(_wrap, service))
 
 
 def _wrap(service: Service, module: ModuleType) -> None:
@@ -81,4 +81,4 @@ def _init(service: Service, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _short(error: Exception) -> str:
-    return masked(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu._utils.reachability import reachable
 
 __all__ = ["SERVICES", "Service", "say", "swanlab_run"]
@@ -96,7 +96,7 @@ class Service:
 def say(sentence: str, *, warning: bool = True) -> None:
     """A sentence, once a process, and by the first of several processes only."""
     if sentence not in _SAID and os.environ.get("RANK", "0") == "0":
-        (voice().warning if warning else voice().info)(sentence)
+        (get_logger().warning if warning else get_logger().info)(sentence)
     _SAID.add(sentence)
 
 

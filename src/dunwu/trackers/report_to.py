@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dunwu._utils.reachability import reachable
-from dunwu._utils.secrets import masked, refuse_keys
-from dunwu._utils.suggest import nearest
+from dunwu._utils.secrets import redact, reject_secrets
+from dunwu._utils.suggest import did_you_mean
 from dunwu.trackers.offline import SERVICES, say
 
 __all__ = ["settle", "settled"]
@@ -41,7 +41,7 @@ def settled(args: Args) -> Args:
     """
     options: Any = args
     given = {name: getattr(options, name, None) for name in ("hub_token", "model_init_kwargs")}
-    refuse_keys(given, "the options (training_args.bin, saved with every checkpoint, would hold it)")
+    reject_secrets(given, "the options (training_args.bin, saved with every checkpoint, would hold it)")
     options.report_to = settle(options.report_to)
     return args
 
@@ -92,7 +92,7 @@ def _names(report_to: str | Iterable[str] | None) -> list[str]:
         elif name not in ("none", "None", None, False):
             if name not in INTEGRATION_TO_CALLBACK:
                 known = [*INTEGRATION_TO_CALLBACK, "all", "none"]
-                raise ValueError(f"report_to={name!r} names no tracker{nearest(str(name), known)}")
+                raise ValueError(f"report_to={name!r} names no tracker{did_you_mean(str(name), known)}")
             names.append(name)
     return list(dict.fromkeys(names))
 
@@ -124,7 +124,7 @@ def _settle_mlflow() -> None:
     elif uri.startswith(("http://", "https://")) and not reachable(uri):
         _keep_mlflow_here()
         look = f"mlflow ui --backend-store-uri {_local_store()}"
-        say(f"mlflow: the server {masked(uri)} does not answer; this run is kept here. Look at it with: {look}")
+        say(f"mlflow: the server {redact(uri)} does not answer; this run is kept here. Look at it with: {look}")
 
 
 def _keep_mlflow_here() -> None:

@@ -17,23 +17,23 @@ from typing import Any
 
 import torch
 
-from dunwu._utils.logging import voice
-from dunwu.core.records import Batch, Completion, Group, Pending, Prompt, Rollout
+from dunwu._utils.logging import get_logger
+from dunwu.core.records import Completion, Group, MicroBatch, PendingRollouts, Prompt, Rollout
 from dunwu.errors import NonFiniteError
 
 __all__ = [
-    "keep_bad_step",
-    "last_whole_checkpoint",
+    "dump_nonfinite_step",
+    "last_complete_checkpoint",
     "load_pending",
-    "refused_step",
+    "nonfinite_step_error",
+    "remove_if_write_fails",
     "save_pending",
-    "whole_or_nothing",
 ]
 
 _FILE = "pending.pt"
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest `checkpoint-N` that was written to its end, None where there is none.
 
     `trainer_state.json` is the last file that transformers writes: where it cannot be read, the writing was cut off.
@@ -44,11 +44,11 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return path
         except (OSError, ValueError):
-            voice().warning(f"{path} was not written to its end; looking for an earlier one")
+            get_logger().warning(f"{path} was not written to its end; looking for an earlier one")
     return None
 
 
-def save_pending(folder: str | Path, rank: int, pending: Pending | None, extra: Mapping[str, Any]) -> None:
+def save_pending(folder: str | Path, rank: int, pending: PendingRollouts | None, extra: Mapping[str, Any]) -> None:
     """Write what one rank has pending, and `extra`: tensors, numbers, text, lists and dicts of them."""
     state: dict[str, Any] = {"extra": dict(extra)}
     if pending is not None and pending.updates_left:
@@ -63,7 +63,9 @@ def save_pending(folder: str | Path, rank: int, pending: Pending | None, extra: 
     torch.save(state, _file(folder, rank))
 
 
-def load_pending(folder: str | Path, rank: int, prompts: Sequence[Prompt]) -> tuple[Pending | None, dict[str, Any]]:
+def load_pending(
+    folder: str | Path, rank: int, prompts: Sequence[Prompt]
+) -> tuple[PendingRollouts | None, dict[str, Any]]:
     """What `save_pending` wrote: pending rollouts (None where there were none), and the extra (empty without a file).
 
     Raises:
@@ -76,10 +78,10 @@ def load_pending(folder: str | Path, rank: int, prompts: Sequence[Prompt]) -> tu
     saved = state.get("pending")
     if saved is None:
         return None, state["extra"]
-    by_key = {prompt.key: prompt for prompt in prompts}
-    pending = Pending(
+    by_key = {prompt.row_index: prompt for prompt in prompts}
+    pending = PendingRollouts(
         groups=[_group(group, by_key) for group in saved["groups"]],
-        batches=[Batch(**batch) for batch in saved["batches"]],
+        batches=[MicroBatch(**batch) for batch in saved["batches"]],
         denominator=saved["denominator"],
         updates_left=saved["updates_left"],
         metrics=saved["metrics"],
@@ -88,7 +90,7 @@ def load_pending(folder: str | Path, rank: int, prompts: Sequence[Prompt]) -> tu
 
 
 @contextlib.contextmanager
-def whole_or_nothing(folder: Path, needed_bytes: int) -> Iterator[None]:
+def remove_if_write_fails(folder: Path, needed_bytes: int) -> Iterator[None]:
     """Write a folder whole or leave nothing of it behind.
 
     Raises:
@@ -115,9 +117,11 @@ def whole_or_nothing(folder: Path, needed_bytes: int) -> Iterator[None]:
         raise
 
 
-def refused_step(folder: Path, step: int, pending: Pending, loss: float, norm: float) -> NonFiniteError:
+def nonfinite_step_error(
+    folder: Path, step: int, pending: PendingRollouts, loss: float, norm: float
+) -> NonFiniteError:
     """The error of a step that is not taken; its rollouts and batches are kept in `folder`."""
-    where = keep_bad_step(folder, step, pending)
+    where = dump_nonfinite_step(folder, step, pending)
     return NonFiniteError(
         f"step {step} was not taken: its loss is {loss:g} and its gradient norm {norm:g}. The weights are those of "
         f"step {step - 1}; the rollouts and batches are in {where}. Lower learning_rate, or look there for a "
@@ -125,7 +129,7 @@ def refused_step(folder: Path, step: int, pending: Pending, loss: float, norm: f
     )
 
 
-def keep_bad_step(folder: Path, step: int, pending: Pending) -> Path:
+def dump_nonfinite_step(folder: Path, step: int, pending: PendingRollouts) -> Path:
     """Write rollouts and batches of a refused step to `folder/nonfinite-step-N/`; returns that folder."""
     target = folder / f"nonfinite-step-{step}"
     target.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def keep_bad_step(folder: Path, step: int, pending: Pending) -> Path:
                     "reward": rollout.reward,
                     "advantage": rollout.advantage,
                     "scores": dict(rollout.scores),
-                    "logps": rollout.completion.logps,
+                    "logps": rollout.completion.sampler_logps,
                 }
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
     torch.save([dataclasses.asdict(batch) for batch in pending.batches], target / "batches.pt")
@@ -151,7 +155,7 @@ def _file(folder: str | Path, rank: int) -> Path:
 
 def _group_state(group: Group) -> dict[str, Any]:
     # The prompt is found again by its key: its row may hold anything, and the dataset has it anyway.
-    return {"key": group.prompt.key, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
+    return {"key": group.prompt.row_index, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
 
 
 def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
-from dunwu.core.algorithm import Objective
+from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.records import Group, Prompt
 from dunwu.model.loading import trainable_parameters
 from dunwu.rollout.prompts import describe_prompt
 
-__all__ = ["briefing", "introduce", "some_completions"]
+__all__ = ["format_completions", "launch_summary", "log_launch_summary"]
 
 
-def briefing(
-    args: GRPOConfig, objective: Objective, *, model: Any, prompts: int, steps_an_epoch: int, max_steps: int
+def launch_summary(
+    args: GRPOConfig, objective: AlgorithmConfig, *, model: Any, prompts: int, steps_an_epoch: int, max_steps: int
 ) -> list[str]:
     """The sentences a run starts with."""
     return [
@@ -30,9 +30,9 @@ def briefing(
     ]
 
 
-def introduce(
+def log_launch_summary(
     args: GRPOConfig,
-    objective: Objective,
+    objective: AlgorithmConfig,
     *,
     model: Any,
     prompts: Sequence[Prompt],
@@ -41,8 +41,8 @@ def introduce(
     tokenizer: Any,
 ) -> None:
     """Say the briefing, and the first prompt as the model sees it, token by token."""
-    say = voice().info
-    for sentence in briefing(
+    say = get_logger().info
+    for sentence in launch_summary(
         args, objective, model=model, prompts=len(prompts), steps_an_epoch=steps_an_epoch, max_steps=max_steps
     ):
         say(sentence)
@@ -55,15 +55,15 @@ def introduce(
     say("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
 
 
-def some_completions(groups: Sequence[Group], count: int) -> str:
+def format_completions(groups: Sequence[Group], count: int) -> str:
     """The first `count` rollouts with what they earned, one block each."""
     shown = [(group.prompt, rollout) for group in groups for rollout in group.rollouts][:count]
     blocks = []
     for prompt, rollout in shown:
         scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
         blocks.append(
-            f"prompt: {prompt.text}\ncompletion ({len(rollout.completion.ids)} tokens, {rollout.completion.finish}): "
-            f"{rollout.completion.text}\nreward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
+            f"prompt: {prompt.text}\ncompletion ({len(rollout.completion.ids)} tokens, "
+            f"{rollout.completion.finish_reason}): {rollout.completion.text}\nreward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
         )
     return "\n---\n".join(blocks)
 
@@ -75,11 +75,11 @@ def _size_of_a_step(args: GRPOConfig, prompts: int, steps_an_epoch: int, max_ste
     updates = f", {args.num_iterations} updates from each" if args.num_iterations > 1 else ""
     return (
         f"{taken} prompts × {args.num_generations} completions = {total:,} a step{updates}; {steps_an_epoch:,} steps "
-        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run{_reading(args, prompts)}"
+        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run{_batch_unit_note(args, prompts)}"
     )
 
 
-def _reading(args: GRPOConfig, prompts: int) -> str:
+def _batch_unit_note(args: GRPOConfig, prompts: int) -> str:
     """Batch sizes counted prompts once and completions later; the user sees which was understood."""
     reading = args.other_reading()
     if reading is None:
@@ -117,12 +117,12 @@ def _keeps_small_steps(args: GRPOConfig) -> bool:
     return optimizer == "stable_adamw" or "bf16_stochastic_round=true" in str(args.optim_args).lower()
 
 
-def _what_to_watch(args: GRPOConfig, objective: Objective) -> str:
+def _what_to_watch(args: GRPOConfig, objective: AlgorithmConfig) -> str:
     if args.num_iterations > 1:
         return (
             "the loss compares the policy with itself before its updates: it hovers around 0. Watch reward and length"
         )
-    if objective.aggregation == "sequence" and objective.surrogate == "clip" and not objective.beta:
+    if objective.loss_aggregation == "seq_mean" and objective.surrogate == "clip" and not objective.beta:
         return (
             "the loss will read 0 at every step, by construction: rollouts are used once, so the ratio is 1, and a "
             "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"

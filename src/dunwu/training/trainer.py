@@ -25,32 +25,32 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from dunwu._utils.distributed import gathered, part_at_exit
-from dunwu._utils.logging import voice
+from dunwu._utils.distributed import all_gather_list, let_gloo_finish_at_exit
+from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
-from dunwu.core.algorithm import Objective
-from dunwu.core.metrics import Ledger, rollout_metrics
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.metrics import MetricsBuffer, rollout_metrics
 from dunwu.core.protocols import Engine, Observer
-from dunwu.core.records import Batch, Group, Pending, Row, Step
-from dunwu.engines import best_engine
-from dunwu.model.loading import as_policy, bytes_to_save, no_bars, tokenizer_of
-from dunwu.model.logprobs import forward_logps, own_attention
-from dunwu.model.reference import Reference
+from dunwu.core.records import Group, MicroBatch, PendingRollouts, Row, StepResult
+from dunwu.engines import make_engine
+from dunwu.model.loading import checkpoint_bytes, prepare_policy, tokenizer_of, without_progress_bars
+from dunwu.model.logprobs import forward_logps, packed_attention_context
+from dunwu.model.reference import ReferenceModel
 from dunwu.observers import show_in_notebook
 from dunwu.rewards import RewardRunner, reward_functions
-from dunwu.rollout.collector import Collector, warn_of_other_rows
-from dunwu.rollout.prompts import PromptOrder, prompts_of, training_prompts
-from dunwu.rollout.token_budget import budget_of
+from dunwu.rollout.collector import RolloutCollector, warn_if_ranks_differ
+from dunwu.rollout.prompts import PromptOrder, build_run_prompts, build_training_prompts
+from dunwu.rollout.token_budget import make_token_budget
 from dunwu.trackers import guarded, log_completions, settled
 from dunwu.training.checkpoint import (
-    last_whole_checkpoint,
+    last_complete_checkpoint,
     load_pending,
-    refused_step,
+    nonfinite_step_error,
+    remove_if_write_fails,
     save_pending,
-    whole_or_nothing,
 )
-from dunwu.training.launch_summary import introduce, some_completions
+from dunwu.training.launch_summary import format_completions, log_launch_summary
 
 __all__ = ["GRPOTrainer"]
 
@@ -70,7 +70,7 @@ class GRPOTrainer(Trainer):
         callbacks: transformers' callbacks.
         optimizers: optimizer and schedule, where the default AdamW with `args`' schedule is not wanted.
         peft_config: trains an adapter instead of all weights (needs `peft`).
-        engine: makes the completions; default: `best_engine` for the model, on its own weights.
+        engine: makes the completions; default: `make_engine` for the model, on its own weights.
         observers: told of every step.
 
     Raises:
@@ -82,7 +82,7 @@ class GRPOTrainer(Trainer):
     loss_is_scaled_for_ga = True
     args: GRPOConfig
     model: Any
-    _pending: Pending | None = None
+    _pending: PendingRollouts | None = None
     _groups: Sequence[Group] = ()
     _is_heard = True
 
@@ -104,15 +104,15 @@ class GRPOTrainer(Trainer):
     ) -> None:
         args = settled(args if args is not None else GRPOConfig(output_dir="outputs"))
         init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
-        policy = as_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
+        policy = prepare_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
         tokenizer = processing_class or tokenizer_of(policy)
-        self.objective: Objective = Objective(**args.objective_choices())
+        self.objective: AlgorithmConfig = AlgorithmConfig(**args.algorithm_options())
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
-        self.prompts = training_prompts(train_dataset, policy, tokenizer, args)
+        self.prompts = build_training_prompts(train_dataset, policy, tokenizer, args)
         self.observers = list(observers)
-        self._ledger = Ledger()
-        self._budget = budget_of(policy, args.tokens_per_micro_batch, args.temperature, args.world_size)
-        self.reference = Reference(policy, moves=args.sync_ref_model) if self.objective.beta else None
+        self._ledger = MetricsBuffer()
+        self._budget = make_token_budget(policy, args.tokens_per_micro_batch, args.temperature, args.world_size)
+        self.reference = ReferenceModel(policy, moves=args.sync_ref_model) if self.objective.beta else None
         super().__init__(
             model=policy,
             args=args,
@@ -130,18 +130,18 @@ class GRPOTrainer(Trainer):
     def _own_engine(self) -> Engine:
         args = self.args
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        memory = int(args.engine_memory * 2**30) if args.engine_memory is not None else None
-        return best_engine(self.model, self.processing_class, kind=args.engine, autocast=autocast, cache_bytes=memory)
+        memory = int(args.kv_cache_gib * 2**30) if args.kv_cache_gib is not None else None
+        return make_engine(self.model, self.processing_class, kind=args.engine, autocast=autocast, cache_bytes=memory)
 
-    def _wired(self) -> Collector:
-        part_at_exit(self.args.world_size)
+    def _wired(self) -> RolloutCollector:
+        let_gloo_finish_at_exit(self.args.world_size)
         guarded(self.callback_handler.callbacks)
         show_in_notebook(self)
         if self.prompts:
             self.scorer.check_columns(self.prompts[0].row)
         if self.reference is not None and self.reference.copy is not None:
             self.reference.copy.to(self.args.device)
-        return Collector(
+        return RolloutCollector(
             args=self.args,
             objective=self.objective,
             engine=self.engine,
@@ -191,7 +191,7 @@ class GRPOTrainer(Trainer):
         # With a gradient scaler an infinite gradient is ordinary: the scaler itself skips that step.
         if not (torch.isfinite(total) and (self.accelerator.scaler is not None or norm < math.inf)):
             step = self.state.global_step + 1
-            raise refused_step(Path(str(self.args.output_dir)), step, self._pending, float(total), norm)
+            raise nonfinite_step_error(Path(str(self.args.output_dir)), step, self._pending, float(total), norm)
         now = time.perf_counter()
         self._ledger.note(
             {
@@ -205,11 +205,11 @@ class GRPOTrainer(Trainer):
         )
         return total
 
-    def _backward(self, model: nn.Module, batches: list[Batch], denominator: Any) -> Tensor:
+    def _backward(self, model: nn.Module, batches: list[MicroBatch], denominator: Any) -> Tensor:
         """The gradient of all micro-batches, and their loss; gradients are synchronised with the last one."""
         self._ledger.open_step()
         total = torch.zeros((), device=self.args.device)
-        with own_attention(model):
+        with packed_attention_context(model):
             for i, batch in enumerate(batches):
                 last = i + 1 == len(batches)
                 self.accelerator.sync_gradients = last
@@ -227,7 +227,7 @@ class GRPOTrainer(Trainer):
 
         The denominator spans all ranks, and DDP averages their gradients: times the number of ranks makes it a sum.
         """
-        batch: Batch = inputs
+        batch: MicroBatch = inputs
         logps_BC, entropy_BC = forward_logps(model, batch, self.args.temperature)
         result = algorithm.token_loss(
             self.objective,
@@ -239,7 +239,7 @@ class GRPOTrainer(Trainer):
         )
         self._last_logps = logps_BC.detach()
         self._ledger.add_tokens(
-            algorithm.token_sums(result, logps_BC, batch.sampler_logps_BC, entropy_BC, batch.mask_BC)
+            algorithm.loss_metric_sums(result, logps_BC, batch.sampler_logps_BC, entropy_BC, batch.mask_BC)
         )
         loss = (result.loss_BC * batch.weights_BC).sum() / num_items_in_batch * self.args.world_size
         return (loss, None) if return_outputs else loss
@@ -256,7 +256,7 @@ class GRPOTrainer(Trainer):
             return metrics
         if chosen is None:
             raise ValueError("evaluate needs an eval_dataset; give one to GRPOTrainer or to evaluate")
-        prompts = prompts_of(cast(Any, chosen), self.model, self.processing_class, self.args)
+        prompts = build_run_prompts(cast(Any, chosen), self.model, self.processing_class, self.args)
         facts = self._collector.held_out(prompts, self.model)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in rollout_metrics(facts).items()}
         self.log(logs)
@@ -272,7 +272,7 @@ class GRPOTrainer(Trainer):
         if "loss" not in logs:
             return logs
         if self.args.log_completions and self.is_world_process_zero():
-            voice().info(some_completions(self._groups, self.args.num_completions_to_print))
+            get_logger().info(format_completions(self._groups, self.args.num_completions_to_print))
             log_completions(self.callback_handler.callbacks, self.state.global_step, self._groups)
         # Ours win: transformers' own sum of losses starts again at a resume.
         return {**logs, **self._ledger.means()}
@@ -301,7 +301,7 @@ class GRPOTrainer(Trainer):
             ValueError: when there is none to go on from.
         """
         if resume_from_checkpoint is True:
-            last = last_whole_checkpoint(Path(str(self.args.output_dir)))
+            last = last_complete_checkpoint(Path(str(self.args.output_dir)))
             if last is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} to resume from; start anew")
             resume_from_checkpoint = str(last)
@@ -313,14 +313,14 @@ class GRPOTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Model and tokenizer into a folder: whole, or nothing of it."""
         folder = Path(str(output_dir or self.args.output_dir))
-        with no_bars(), whole_or_nothing(folder, bytes_to_save(self.model)):
+        with without_progress_bars(), remove_if_write_fails(folder, checkpoint_bytes(self.model)):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         with (
-            no_bars(),
-            whole_or_nothing(folder, bytes_to_save(self.model, with_optimizer=not self.args.save_only_model)),
+            without_progress_bars(),
+            remove_if_write_fails(folder, checkpoint_bytes(self.model, with_optimizer=not self.args.save_only_model)),
         ):
             super()._save_checkpoint(model, trial)
 
@@ -363,23 +363,23 @@ class GRPOTrainer(Trainer):
         """After the optimizer: the reference may move, observers hear of it."""
         args, step = self.args, self.state.global_step
         if self.reference is not None and args.sync_ref_model and step % args.ref_model_sync_steps == 0:
-            self.reference.move_towards(self.model, args.ref_model_mixup_alpha)
+            self.reference.mix_in(self.model, args.ref_model_mixup_alpha)
         if self._pending is None:
             return
-        self._groups = gathered(self._pending.groups, args.world_size) if self._is_heard else ()
+        self._groups = all_gather_list(self._pending.groups, args.world_size) if self._is_heard else ()
         if self.is_world_process_zero():
-            finished = Step(index=step, groups=tuple(self._groups), metrics=self._ledger.latest())
+            finished = StepResult(index=step, groups=tuple(self._groups), metrics=self._ledger.latest())
             for observer in self.observers:
                 observer.on_step(finished)
 
     def _introduce(self) -> None:
         """What this run is, in words, before its first step."""
-        warn_of_other_rows(self.prompts, self.args.world_size)
+        warn_if_ranks_differ(self.prompts, self.args.world_size)
         # Sending rollouts around is not free; an observer on one rank is reason enough for all.
         listens = bool(self.observers or self.args.log_completions)
-        self._is_heard = any(gathered([listens], self.args.world_size))
+        self._is_heard = any(all_gather_list([listens], self.args.world_size))
         if self.is_world_process_zero():
-            introduce(
+            log_launch_summary(
                 self.args,
                 self.objective,
                 model=self.model,

@@ -12,14 +12,14 @@ from dataclasses import MISSING, field, fields, make_dataclass
 from typing import Any
 
 from dunwu import config
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.trackers import settle
 from dunwu.trl.arguments import OLD, SWITCH, Old, Settings
 from dunwu.trl.versioned_defaults import DATED, TODAY, defaults_of, era_of
 
 __all__ = ["GRPOConfig"]
 
-_NOT_GIVEN = ("long_prompts", "num_generations", "num_completions_to_print", "shuffle_dataset")
+_NOT_GIVEN = ("overlong_prompts", "num_generations", "num_completions_to_print", "shuffle_dataset")
 """Options that TRL allows to be None; None then means what is left out means here."""
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Options that 0.14 had other defaults for; None: not given."""
@@ -36,7 +36,7 @@ class _Settled(config.GRPOConfig):
         super().__post_init__()
         if self.process_index == 0:
             for sentence in settings.sentences():
-                voice().info(sentence)
+                get_logger().info(sentence)
 
     def to_dict(self) -> dict[str, Any]:
         """Today's options alone: what is saved and sent to trackers says what was done."""
@@ -106,7 +106,7 @@ def _fill(made: Any) -> None:
     for f in fields(config.GRPOConfig):
         if f.name in _NOT_GIVEN and getattr(made, f.name) is None:
             # TRL cut a prompt that was too long; dropping it is Dunwu's own default.
-            setattr(made, f.name, "cut" if f.name == "long_prompts" else f.default)
+            setattr(made, f.name, "cut" if f.name == "overlong_prompts" else f.default)
     # A tracker that is not installed costs an old script its curves, not its run.
     made.report_to = settle(made.report_to, missing="drop")
     if made.scale_rewards in ("True", "true", "False", "false"):

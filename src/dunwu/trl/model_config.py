@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 
 __all__ = ["ModelConfig", "ScriptArguments", "get_kbit_device_map", "get_peft_config", "get_quantization_config"]
 
@@ -133,6 +133,6 @@ def get_quantization_config(model_args: ModelConfig) -> Any:
 def get_kbit_device_map() -> dict[str, int] | None:
     """Where quantised weights go: this process's GPU; None without one."""
     if not torch.accelerator.is_available():
-        voice().warning("no GPU here: quantised weights would stay on the CPU, and most cannot")
+        get_logger().warning("no GPU here: quantised weights would stay on the CPU, and most cannot")
         return None
     return {"": torch.accelerator.current_device_index()}

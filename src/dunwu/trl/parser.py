@@ -21,7 +21,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from dunwu._utils.suggest import nearest
+from dunwu._utils.suggest import did_you_mean
 
 __all__ = ["TrlParser"]
 
@@ -116,7 +116,7 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    hint = nearest(word.lstrip("-").partition("=")[0], known)
+    hint = did_you_mean(word.lstrip("-").partition("=")[0], known)
     return hint if "did you mean" in hint else ""  # some two hundred names are no help
 
 

@@ -15,9 +15,9 @@ from transformers import ProcessorMixin
 from transformers.trainer_utils import TrainOutput
 
 from dunwu import config
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.training import trainer
-from dunwu.training.checkpoint import last_whole_checkpoint
+from dunwu.training.checkpoint import last_complete_checkpoint
 from dunwu.trl.config import GRPOConfig
 from dunwu.trl.supported_names import instead
 
@@ -102,9 +102,11 @@ class GRPOTrainer(trainer.GRPOTrainer):
     ) -> TrainOutput:
         """Train; under `dunwu run --resume`, from the last whole checkpoint in the output folder, if there is one."""
         if resume_from_checkpoint is None and os.environ.get("DUNWU_RESUME"):
-            last = last_whole_checkpoint(Path(str(self.args.output_dir)))
+            last = last_complete_checkpoint(Path(str(self.args.output_dir)))
             resume_from_checkpoint = None if last is None else str(last)
-            voice().info(f"--resume: going on from {last}" if last else "--resume: no checkpoint yet; starting anew")
+            get_logger().info(
+                f"--resume: going on from {last}" if last else "--resume: no checkpoint yet; starting anew"
+            )
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def figures(self, logs: dict[str, float]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu.engines.fast.kv_cache import head_width
 from dunwu.engines.fast.weights import (
     effective_bias,
@@ -37,7 +37,7 @@ from dunwu.engines.fast.weights import (
     mergeable,
     windows_of,
 )
-from dunwu.model.architectures import inner_model
+from dunwu.model.architectures import unwrap_model
 
 __all__ = ["AT_MOST", "NativeCache", "NativeDecoder", "why_not_native"]
 
@@ -51,7 +51,7 @@ _FLAGS: Final = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno"
 
 def why_not_native(model: Any, compute: torch.dtype) -> str | None:
     """Why a model is not decoded by compiled steps; None where it is."""
-    inner = inner_model(model)
+    inner = unwrap_model(model)
     embedding = inner.model.embed_tokens.weight
     if embedding.device.type != "cpu" or compute != torch.float32 or embedding.dtype != torch.float32:
         return "it is not in float32 on a CPU"
@@ -130,7 +130,7 @@ class NativeDecoder:
         library = _library()
         assert library is not None, "why_not_native comes first"
         self.library = library
-        self.inner = inner_model(model)
+        self.inner = unwrap_model(model)
         config = self.inner.config
         self.width = head_width(config)
         self.outputs = (config.num_attention_heads + 2 * config.num_key_value_heads) * self.width
@@ -329,7 +329,7 @@ def _library() -> Any:
         except (OSError, subprocess.SubprocessError) as error:
             reasons.append(str(error).splitlines()[0])
     if library is None:
-        voice().info(f"compiled decoding steps are off ({'; '.join(reasons)}): rollouts take longer")
+        get_logger().info(f"compiled decoding steps are off ({'; '.join(reasons)}): rollouts take longer")
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.dunwu_step.argtypes = [pointer, number, pointer, pointer, pointer, pointer, pointer, number]

@@ -28,7 +28,7 @@ from dunwu.engines.fast.weights import (
     mergeable,
     windows_of,
 )
-from dunwu.model.architectures import inner_model
+from dunwu.model.architectures import unwrap_model
 from dunwu.model.lm_head import logits_of
 
 __all__ = ["Decoder"]
@@ -43,7 +43,7 @@ class Decoder:
     """
 
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
-        self.inner = inner_model(model)
+        self.inner = unwrap_model(model)
         config = self.inner.config
         self.stream: torch.dtype = self.inner.model.embed_tokens.weight.dtype
         self.compute = autocast if autocast is not None and self.stream == torch.float32 else self.stream

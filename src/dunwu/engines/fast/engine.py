@@ -2,7 +2,7 @@
 
 What it is: what outlives a call. Whose weights are used, how much memory keys and values may take, what is held while
 the trainer trains. A call itself is a `Decoding`.
-What it is not: for any model. `families` says which; others run in `GenerateEngine`.
+What it is not: for any model. `families` says which; others run in `TransformersEngine`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import torch
 
-from dunwu._utils.logging import voice
+from dunwu._utils.logging import get_logger
 from dunwu._utils.memory import free_memory
-from dunwu.core.records import Completion, Prompt, Sampling
+from dunwu.core.records import Completion, Prompt, SamplingParams
 from dunwu.engines.completions import end_token_ids
 from dunwu.engines.fast.cpu_kernel import NativeDecoder, why_not_native
 from dunwu.engines.fast.cuda_graphs import Replay
@@ -26,8 +26,8 @@ from dunwu.engines.fast.scheduler import Decoding, Held
 from dunwu.engines.fast.slots import Rows
 from dunwu.engines.fast.weights import why_not_readable
 from dunwu.engines.stop_strings import StopStrings
-from dunwu.model.architectures import inner_model, why_not_known
-from dunwu.model.loading import evaluating
+from dunwu.model.architectures import unwrap_model, why_not_known
+from dunwu.model.loading import eval_mode
 
 __all__ = ["FastEngine"]
 
@@ -79,20 +79,20 @@ class FastEngine:
         """Take a model; its weights are read anew at each call of `generate`."""
         if getattr(self, "model", None) is weights:
             return
-        reason = why_not_known(weights) or why_not_readable(inner_model(weights))
+        reason = why_not_known(weights) or why_not_readable(unwrap_model(weights))
         if reason is not None:
-            raise ValueError(f"the fast engine does not know this model: {reason}; use GenerateEngine")
+            raise ValueError(f"the fast engine does not know this model: {reason}; use TransformersEngine")
         self.model = weights
-        self.end_ids = end_token_ids(inner_model(weights), self.tokenizer)
+        self.end_ids = end_token_ids(unwrap_model(weights), self.tokenizer)
         self._decoder: Decoder | NativeDecoder | None = None
         self._held = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """Dropout off while it lasts; afterwards, memory that training could miss is given back."""
         try:
-            with evaluating(self.model):
+            with eval_mode(self.model):
                 yield
         finally:
             self._sleep()
@@ -110,7 +110,7 @@ class FastEngine:
         return copies + (self._held.cache.bytes if self._held is not None else 0)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order.
 
         Raises:
@@ -120,7 +120,7 @@ class FastEngine:
         if not prompts:
             return []
         decoder = self.decoder()
-        with self.awake(), self._precision(decoder):
+        with self.session(), self._precision(decoder):
             return Decoding(self, decoder, prompts, sampling).completions()
 
     def decoder(self) -> Decoder | NativeDecoder:
@@ -137,7 +137,9 @@ class FastEngine:
             self._held = None  # tensors that a captured graph reads have been replaced
         return self._decoder
 
-    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> tuple[Held, int]:
+    def hold(
+        self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: SamplingParams
+    ) -> tuple[Held, int]:
         """Cache and row tensors for a call, those of the last one where they are large enough; and rows at a time."""
         length = -(-length // _LENGTHS) * _LENGTHS
         slots = self._slots(rows, length, decoder.compute)
@@ -163,7 +165,7 @@ class FastEngine:
         held.rows.reset()
         return held, slots
 
-    def stops(self, sampling: Sampling, vocabulary: int) -> StopStrings | None:
+    def stops(self, sampling: SamplingParams, vocabulary: int) -> StopStrings | None:
         """The table of the run's stop strings."""
         if not sampling.stop:
             return None
@@ -175,14 +177,14 @@ class FastEngine:
         """Rows at a time: what was asked for, what is allowed, what fits."""
         kind = self.device.type
         wanted = min(rows, self.max_rows or _MAX_ROWS.get(kind, _MAX_ROWS_ELSEWHERE))
-        one = slot_bytes(inner_model(self.model).config, length, dtype)
+        one = slot_bytes(unwrap_model(self.model).config, length, dtype)
         held = self._held.cache.bytes if self._held is not None else 0
         room = self.cache_bytes or int((free_memory(self.device) + held) * _CACHE_SHARE)
         fitting = room // one
         if fitting < 1:
             raise ValueError(
                 f"not one row of {length} tokens fits: its keys and values need {one / 2**20:.1f} MB, and "
-                f"{room / 2**20:.1f} MB are there; lower max_completion_length, or raise engine_memory"
+                f"{room / 2**20:.1f} MB are there; lower max_completion_length, or raise kv_cache_gib"
             )
         if fitting < wanted:
             self._say(
@@ -205,4 +207,4 @@ class FastEngine:
     def _say(self, sentence: str) -> None:
         if sentence not in self._said:
             self._said.add(sentence)
-            voice().info(sentence)
+            get_logger().info(sentence)

@@ -20,13 +20,13 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Completion, Prompt, Sampling
+from dunwu.core.records import Completion, Prompt, SamplingParams
 from dunwu.engines.completions import completed
 from dunwu.engines.fast.cpu_kernel import NativeDecoder
 from dunwu.engines.fast.cuda_graphs import Replay
 from dunwu.engines.fast.decoder import Decoder
 from dunwu.engines.fast.slots import Rows
-from dunwu.engines.sampling import sequence_seed, uniforms
+from dunwu.engines.sampling import sequence_seed, uniform_draws
 from dunwu.engines.stop_strings import StopStrings
 
 __all__ = ["Decoding", "Held", "Holder"]
@@ -48,11 +48,13 @@ class Holder(Protocol):
     tokenizer: Any
     end_ids: list[int]
 
-    def hold(self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: Sampling) -> tuple[Held, int]:
+    def hold(
+        self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: SamplingParams
+    ) -> tuple[Held, int]:
         """Cache and row tensors that are large enough, and how many rows may live at a time."""
         ...
 
-    def stops(self, sampling: Sampling, vocabulary: int) -> StopStrings | None:
+    def stops(self, sampling: SamplingParams, vocabulary: int) -> StopStrings | None:
         """The table of the call's stop strings."""
         ...
 
@@ -80,7 +82,7 @@ class Decoding:
     """One call of `generate`."""
 
     def __init__(
-        self, engine: Holder, decoder: Decoder | NativeDecoder, prompts: Sequence[Prompt], sampling: Sampling
+        self, engine: Holder, decoder: Decoder | NativeDecoder, prompts: Sequence[Prompt], sampling: SamplingParams
     ) -> None:
         self.engine, self.decoder, self.prompts, self.sampling = engine, decoder, prompts, sampling
         longest = max(len(prompt.ids) for prompt in prompts)
@@ -197,11 +199,11 @@ class Decoding:
     def _uniforms(self) -> Tensor:
         sampling = self.sampling
         seeds = [
-            sequence_seed(sampling.seed, sampling.step, prompt.key, index)
+            sequence_seed(sampling.seed, sampling.step, prompt.row_index, index)
             for prompt in self.prompts
             for index in range(sampling.n)
         ]
-        return uniforms(seeds, sampling.max_new_tokens, self.decoder.device)
+        return uniform_draws(seeds, sampling.max_new_tokens, self.decoder.device)
 
     def _warpers(self) -> tuple[object, ...]:
         s = self.sampling

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Sampling
-from dunwu.engines.sampling import draw, warp
+from dunwu.core.records import SamplingParams
+from dunwu.engines.sampling import draw, process_logits
 
 __all__ = ["Rows"]
 
@@ -108,7 +108,7 @@ class Rows:
         start: int,
         end: int,
         logits_BV: Tensor,
-        sampling: Sampling,
+        sampling: SamplingParams,
         end_ids: Tensor,
         suspect_V: Tensor | None,
     ) -> None:
@@ -118,7 +118,7 @@ class Rows:
         limit = self.tokens_RN.shape[1] - 1
         column_B = torch.where(done_B, limit, count_B)
         seen_BV = self.seen_SV[slots] if self.seen_SV is not None else None
-        warped_BV = warp(logits_BV, sampling, seen_BV)
+        warped_BV = process_logits(logits_BV, sampling, seen_BV)
         ids_B, logps_B = draw(warped_BV, self.uniform_RN[row_B, column_B], greedy=sampling.temperature == 0)
         self.tokens_RN[row_B, column_B] = ids_B
         self.logps_RN[row_B, column_B] = logps_B.to(self.logps_RN.dtype)
