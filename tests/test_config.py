@@ -8,7 +8,6 @@ import warnings
 import pytest
 
 from dunwu.config import PRESETS, GRPOConfig, did_you_mean
-from dunwu.core.algorithm import AlgorithmConfig
 
 
 @pytest.fixture
@@ -122,37 +121,35 @@ def test_auto_find_batch_size_is_refused_with_what_to_do(config):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_fills_the_objective_and_an_explicit_option_wins_over_it(config, name):
-    plain = AlgorithmConfig(**config(loss_type=name).algorithm_options())
+    plain = config(loss_type=name).algorithm()
     for field, value in PRESETS[name].items():
         assert getattr(plain, field) == value
     told = config(loss_type=name, scale_rewards="batch", importance_sampling_level="token", epsilon_high=0.9)
-    objective = AlgorithmConfig(**told.algorithm_options())
-    assert (objective.scale_rewards, objective.importance_sampling_level, objective.epsilon_high) == (
-        "batch",
-        "token",
-        0.9,
-    )
-    assert (objective.surrogate, objective.loss_aggregation) == (plain.surrogate, plain.loss_aggregation)
+    objective = told.algorithm()
+    assert (objective.scale_rewards, objective.importance_sampling_level) == ("batch", "token")
+    upper = {"clip": "epsilon_high", "cispo": "cap"}.get(plain.policy_loss)
+    assert upper is None or objective.loss_options[upper] == 0.9
+    assert (objective.policy_loss, objective.loss_aggregation) == (plain.policy_loss, plain.loss_aggregation)
 
 
 def test_the_upper_clip_is_epsilon_unless_it_is_given(config):
     """TRL's meaning: raising `epsilon` alone widens both sides."""
-    assert AlgorithmConfig(**config(epsilon=0.3).algorithm_options()).epsilon_high == 0.3
-    both = AlgorithmConfig(**config(epsilon=0.3, epsilon_high=0.4).algorithm_options())
-    assert (both.epsilon_low, both.epsilon_high) == (0.3, 0.4)
-    assert AlgorithmConfig(**config(loss_type="cispo", epsilon=0.3).algorithm_options()).epsilon_high == 5.0
+    assert config(epsilon=0.3).algorithm().loss_options["epsilon_high"] == 0.3
+    both = config(epsilon=0.3, epsilon_high=0.4).algorithm()
+    assert (both.loss_options["epsilon_low"], both.loss_options["epsilon_high"]) == (0.3, 0.4)
+    assert config(loss_type="cispo", epsilon=0.3).algorithm().loss_options == {}
 
 
 @pytest.mark.parametrize(("given", "meant"), [(True, "group"), (False, "none"), ("none", "none"), ("batch", "batch")])
 def test_scale_rewards_takes_the_words_and_the_older_truth_values(config, given, meant):
-    assert config(scale_rewards=given).algorithm_options()["scale_rewards"] == meant
+    assert config(scale_rewards=given).algorithm().scale_rewards == meant
 
 
 def test_the_kl_options_reach_the_objective(config):
     made = config(beta=0.04, kl_estimator="k2", kl_in="reward", use_bias_correction_kl=False, delta=4.0)
-    objective = AlgorithmConfig(**made.algorithm_options())
+    objective = made.algorithm()
     assert (objective.beta, objective.kl_estimator, objective.kl_in) == (0.04, "k2", "reward")
-    assert (objective.kl_importance_weighted, objective.delta) == (False, 4.0)
+    assert (objective.kl_importance_weighted, objective.loss_options["delta"]) == (False, 4.0)
 
 
 def test_there_are_at_most_45_options_of_our_own_and_each_says_what_it_is():

@@ -16,6 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from dunwu._utils.suggest import did_you_mean
+from dunwu.core.algorithm import AlgorithmConfig
 
 __all__ = ["PRESETS", "GRPOConfig"]
 
@@ -25,45 +26,44 @@ PRESETS: Final[Mapping[str, Mapping[str, str | float]]] = {
     "grpo": {
         "scale_rewards": "group",
         "importance_sampling_level": "token",
-        "surrogate": "clip",
+        "policy_loss": "clip",
         "loss_aggregation": "seq_mean",
     },
     "bnpo": {
         "scale_rewards": "group",
         "importance_sampling_level": "token",
-        "surrogate": "clip",
+        "policy_loss": "clip",
         "loss_aggregation": "token_mean",
     },
     "dr_grpo": {
         "scale_rewards": "none",
         "importance_sampling_level": "token",
-        "surrogate": "clip",
+        "policy_loss": "clip",
         "loss_aggregation": "seq_sum_norm",
     },
     "dapo": {
         "scale_rewards": "group",
         "importance_sampling_level": "token",
-        "surrogate": "clip",
+        "policy_loss": "clip",
         "loss_aggregation": "token_mean",
     },
     "gspo": {
         "scale_rewards": "group",
         "importance_sampling_level": "sequence",
-        "surrogate": "clip",
+        "policy_loss": "clip",
         "loss_aggregation": "seq_mean",
     },
-    # ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike; TRL's default, epsilon, would cap at 0.2.
+    # TRL's cap, epsilon, is 0.2 by default; ours is `cispo_loss`'s.
     "cispo": {
         "scale_rewards": "group",
         "importance_sampling_level": "token",
-        "surrogate": "cispo",
+        "policy_loss": "cispo",
         "loss_aggregation": "token_mean",
-        "epsilon_high": 5.0,
     },
     "reinforce": {
         "scale_rewards": "none",
         "importance_sampling_level": "none",
-        "surrogate": "logp",
+        "policy_loss": "logp",
         "loss_aggregation": "token_mean",
     },
 }
@@ -196,22 +196,26 @@ class GRPOConfig(TrainingArguments):
         self._check_ranges()
         self._settle_batch()
 
-    def algorithm_options(self) -> dict[str, Any]:
-        """The preset with this config's explicit options over it: keyword arguments of `algorithm.Objective`."""
+    def algorithm(self) -> AlgorithmConfig:
+        """The preset with this config's explicit options over it."""
         given = {"scale_rewards": self.scale_rewards, "importance_sampling_level": self.importance_sampling_level}
-        choices: dict[str, Any] = {"epsilon_high": self.epsilon} | dict(PRESETS[self.loss_type])
+        choices: dict[str, Any] = dict(PRESETS[self.loss_type])
         choices |= {name: value for name, value in given.items() if value is not None}
-        if self.epsilon_high is not None:
-            choices["epsilon_high"] = self.epsilon_high
-        return choices | {
-            "advantage_baseline": self.advantage_baseline,
-            "epsilon_low": self.epsilon,
-            "delta": self.delta,
-            "beta": self.beta,
-            "kl_estimator": self.kl_estimator,
-            "kl_in": self.kl_in,
-            "kl_importance_weighted": self.use_bias_correction_kl,
-        }
+        return AlgorithmConfig(
+            **choices,
+            advantage_baseline=cast(Any, self.advantage_baseline),
+            loss_options=self._loss_options(str(choices["policy_loss"])),
+            beta=self.beta,
+            kl_estimator=cast(Any, self.kl_estimator),
+            kl_in=cast(Any, self.kl_in),
+            kl_importance_weighted=self.use_bias_correction_kl,
+        )
+
+    def _loss_options(self, policy_loss: str) -> dict[str, Any]:
+        if policy_loss == "clip":
+            high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+            return {"epsilon_low": self.epsilon, "epsilon_high": high, "delta": self.delta}
+        return {"cap": self.epsilon_high} if policy_loss == "cispo" and self.epsilon_high is not None else {}
 
     @classmethod
     def own_fields(cls) -> list[str]:

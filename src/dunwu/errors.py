@@ -1,9 +1,96 @@
-"""Errors."""
+"""Every error that Dunwu raises for something a user can mend.
+
+    DunwuError (ValueError)        what, got, and what to do
+    ├── ConfigError                an option, a recipe or an argument
+    ├── DataError                  a dataset, a row, a prompt
+    ├── ModelError                 a model or tokenizer that cannot be loaded or trained
+    ├── HubError                   a hub, a mirror or a download
+    ├── EngineError                an engine that cannot serve the model or the request
+    ├── OutOfMemoryError           a step or a row that does not fit
+    ├── CheckpointError            a checkpoint that cannot be written, found or resumed from
+    ├── RewardError                a reward function that failed
+    └── NonFiniteError             a loss or gradient that is NaN or infinite
+
+All are `ValueError`s too, so `except ValueError` catches them. A missing optional package is an `ImportError`.
+"""
 
 from __future__ import annotations
 
-__all__ = ["NonFiniteError"]
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DunwuError",
+    "EngineError",
+    "HubError",
+    "ModelError",
+    "NonFiniteError",
+    "OutOfMemoryError",
+    "RewardError",
+    "RewardFailure",
+]
 
 
-class NonFiniteError(ValueError):
+class DunwuError(ValueError):
+    """Something that a user can mend; the message says what, what was given, and what to do."""
+
+
+class ConfigError(DunwuError):
+    """An option, a recipe or an argument does not work."""
+
+
+class DataError(DunwuError):
+    """A dataset, a row or a prompt cannot be used."""
+
+
+class ModelError(DunwuError):
+    """A model or tokenizer cannot be loaded or trained."""
+
+
+class HubError(DunwuError):
+    """A hub, a mirror or a download failed."""
+
+
+class EngineError(DunwuError):
+    """An engine cannot serve the model or the request."""
+
+
+class OutOfMemoryError(DunwuError):
+    """A step or a row does not fit into memory."""
+
+
+class CheckpointError(DunwuError):
+    """A checkpoint cannot be written, found or resumed from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardFailure:
+    """Something a reward function did wrong on one row.
+
+    Example: `RewardFailure(function="equation", row=3, kind="exception",
+    detail="ZeroDivisionError: division by zero")`
+    """
+
+    function: str
+    """Name of the reward function."""
+    row: int | None
+    """Index in the call's batch, None where the whole call is meant."""
+    kind: Literal["length", "nan", "exception", "timeout", "type"]
+    """What went wrong."""
+    detail: str
+    """The exception's text, the length that was returned, …"""
+
+
+class RewardError(DunwuError):
+    """A reward function failed. `failure` says which, where and how; the cause, if any, is chained."""
+
+    def __init__(self, message: str, failure: RewardFailure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class NonFiniteError(DunwuError):
     """A step's loss or gradient is NaN or infinite; the step was not taken."""

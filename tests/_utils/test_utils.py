@@ -37,7 +37,7 @@ def test_the_voice_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPa
     logger = logging.getLogger("dunwu")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
-    assert get_logger().handlers == []
+    assert get_logger().logger.handlers == []
 
 
 def test_token_means_divide_once_by_all_tokens_of_the_step() -> None:

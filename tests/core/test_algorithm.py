@@ -41,14 +41,16 @@ def step_loss(
 
 
 def preset(name: str, tmp_path: Any, **options: Any) -> AlgorithmConfig:
-    return AlgorithmConfig(**GRPOConfig(output_dir=str(tmp_path), loss_type=name, **options).algorithm_options())
+    return GRPOConfig(output_dir=str(tmp_path), loss_type=name, **options).algorithm()
 
 
 def one_token(rho: float, advantage: float, **choices: Any) -> tuple[float, float]:
     """Loss of one token, and its derivative with respect to the token's log-probability."""
     logps = torch.tensor([[-1.0]], **F64, requires_grad=True)
     old = logps.detach() - math.log(rho)
-    objective = AlgorithmConfig(**choices)
+    own = {name: value for name, value in choices.items() if name in ("epsilon_low", "epsilon_high", "delta", "cap")}
+    rest = {name: value for name, value in choices.items() if name not in own}
+    objective = AlgorithmConfig(loss_options=own, **rest)
     loss = algorithm.token_loss(
         objective, logps, torch.tensor([advantage], **F64), torch.ones(1, 1), old_logps_BC=old
     )
@@ -200,12 +202,12 @@ def test_dual_clip_bounds_a_bad_token_that_became_likely_and_nothing_else():
 
 
 def test_cispo_caps_the_ratio_and_never_cuts_a_gradient_off():
-    assert one_token(9.0, 1.0, surrogate="cispo", epsilon_high=5.0) == pytest.approx((5.0, -5.0))
-    assert one_token(0.1, -2.0, surrogate="cispo", epsilon_high=5.0) == pytest.approx((-0.2, 0.2))
+    assert one_token(9.0, 1.0, policy_loss="cispo", cap=5.0) == pytest.approx((5.0, -5.0))
+    assert one_token(0.1, -2.0, policy_loss="cispo", cap=5.0) == pytest.approx((-0.2, 0.2))
 
 
 def test_reinforce_does_not_look_at_the_ratio():
-    assert one_token(9.0, 1.0, surrogate="logp", importance_sampling_level="none") == pytest.approx((1.0, -1.0))
+    assert one_token(9.0, 1.0, policy_loss="logp", importance_sampling_level="none") == pytest.approx((1.0, -1.0))
 
 
 def test_the_sequence_ratio_is_the_mean_over_counted_tokens_only():

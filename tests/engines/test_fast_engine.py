@@ -307,7 +307,7 @@ def test_calls_of_other_sizes_and_another_model_find_nothing_of_the_calls_before
         (TEXTS[1:3], SamplingParams(n=10, max_new_tokens=30)),
     ]
     for model in (first, second, first):
-        engine.load(model)
+        engine.sync_weights(model, version=1)
         for texts, sampling in calls:
             prompts = tiny.prompts(*texts)
             alone = engine_of(model, ends=unwrap_model(model).generation_config.eos_token_id)
@@ -618,7 +618,7 @@ def test_stop_strings_of_one_model_are_looked_up_anew_for_another_vocabulary(eng
     small, large = stirred(tiny.model("llama")), stirred(tiny.model("llama", vocab_size=tiny.vocabulary + 50))
     engine, sampling = engine_of(small), SamplingParams(n=3, max_new_tokens=20, stop=("a", "b", "c", "d"))
     engine.generate(tiny.prompts(*TEXTS), sampling)
-    engine.load(large)
+    engine.sync_weights(large, version=1)
     expected = engine_of(large).generate(tiny.prompts(*TEXTS), sampling)
     assert ids_of(engine.generate(tiny.prompts(*TEXTS), sampling)) == ids_of(expected)
 

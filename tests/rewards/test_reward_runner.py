@@ -13,7 +13,8 @@ import numpy
 import pytest
 import torch
 
-from dunwu.core.records import RewardFailure, RewardScores
+from dunwu.core.records import RewardScores
+from dunwu.errors import RewardFailure
 from dunwu.rewards import RewardError, RewardRunner, combine
 
 TEXTS = ["a", "bb", "ccc", "dddd"]
@@ -91,7 +92,7 @@ def test_a_partial_may_have_a_name_of_its_own_and_still_be_async() -> None:
 def test_sync_async_objects_and_partials_are_scored_in_order() -> None:
     scores = scored(RewardRunner([length_later, length, Shorter(), functools.partial(length, extra=1)]))
     assert scores.values[2] == (3.0, 3.0, -3.0, 3.0)
-    assert scores.names == ("length_later", "length", "Shorter", "length_2") and scores.problems == ()
+    assert scores.names == ("length_later", "length", "Shorter", "length_2") and scores.failures == ()
 
 
 def test_async_functions_run_at_the_same_time_and_inside_a_running_loop() -> None:
@@ -149,11 +150,11 @@ def test_a_problem_is_raised_with_function_row_and_reason(
     runner = RewardRunner([length, function], timeout=0.2)
     with pytest.raises(RewardError) as caught:
         scored(runner)
-    problem, message = caught.value.problem, str(caught.value)
+    problem, message = caught.value.failure, str(caught.value)
     assert (problem.function, problem.row, problem.kind) == (runner.names[1], row, kind)
     assert detail in problem.detail and detail in message and runner.names[1] in message
     assert ("on row 2" in message and "begins 'ccc'" in message) is (row == 2)
-    assert runner.problem_counts == {(runner.names[1], kind): 1}
+    assert runner.failure_counts == {(runner.names[1], kind): 1}
 
 
 @pytest.mark.parametrize(("function", "row", "kind", "detail"), PROBLEMS)
@@ -165,10 +166,10 @@ def test_a_skipped_problem_is_none_counted_and_reported(
     expected = [None] * 4 if row is None else [None if r == row else float(r + 1) for r in range(4)]
     assert [values[1] for values in scores.values] == expected
     assert [values[0] for values in scores.values] == [1.0, 2.0, 3.0, 4.0]
-    assert [(p.function, p.row, p.kind) for p in scores.problems] == [(runner.names[1], row, kind)]
-    assert detail in scores.problems[0].detail
+    assert [(p.function, p.row, p.kind) for p in scores.failures] == [(runner.names[1], row, kind)]
+    assert detail in scores.failures[0].detail
     scored(runner)
-    assert runner.problem_counts == {(runner.names[1], kind): 2}
+    assert runner.failure_counts == {(runner.names[1], kind): 2}
 
 
 def test_the_exception_itself_is_chained() -> None:
@@ -190,7 +191,7 @@ def test_an_async_function_that_fails_or_hangs_is_named_and_the_others_are_score
 
     runner = RewardRunner([broken, stuck, blocking, length_later], timeout=0.5, on_error="skip")
     scores = scored(runner)
-    assert [(p.function, p.row, p.kind) for p in scores.problems] == [
+    assert [(p.function, p.row, p.kind) for p in scores.failures] == [
         ("broken", 1, "exception"),
         ("stuck", 1, "timeout"),
         ("blocking", 1, "timeout"),
@@ -209,7 +210,7 @@ def test_a_timeout_error_of_the_function_itself_is_an_exception() -> None:
 
     with pytest.raises(RewardError, match="the server said no") as caught:
         scored(RewardRunner(tired), ["one row, so that nothing is asked again"])
-    assert caught.value.problem.kind == "exception"
+    assert caught.value.failure.kind == "exception"
 
 
 def test_the_search_for_hanging_rows_ends_and_says_which_rows_it_did_not_try() -> None:
@@ -217,8 +218,8 @@ def test_the_search_for_hanging_rows_ends_and_says_which_rows_it_did_not_try() -
     start = time.perf_counter()
     scores = scored(runner, ["a"] * 50)
     assert time.perf_counter() - start < 1.5
-    assert [p.row for p in scores.problems] == list(range(50)) and {p.kind for p in scores.problems} == {"timeout"}
-    assert "not tried" in scores.problems[-1].detail and "not tried" not in scores.problems[0].detail
+    assert [p.row for p in scores.failures] == list(range(50)) and {p.kind for p in scores.failures} == {"timeout"}
+    assert "not tried" in scores.failures[-1].detail and "not tried" not in scores.failures[0].detail
     assert scores.values == ((None,),) * 50
 
 
@@ -230,8 +231,8 @@ def test_a_failure_that_no_row_alone_repeats_is_the_batchs() -> None:
 
     scores = scored(RewardRunner(alone, on_error="skip"))
     assert scores.values == ((None,),) * 4
-    assert [(p.row, p.kind) for p in scores.problems] == [(None, "exception")]
-    assert "yet 4 of 4 rows, each alone, passed" in scores.problems[0].detail
+    assert [(p.row, p.kind) for p in scores.failures] == [(None, "exception")]
+    assert "yet 4 of 4 rows, each alone, passed" in scores.failures[0].detail
 
 
 def test_a_function_that_is_merely_slow_is_not_blamed_on_a_row() -> None:
@@ -240,8 +241,8 @@ def test_a_function_that_is_merely_slow_is_not_blamed_on_a_row() -> None:
         return length(completions)
 
     scores = scored(RewardRunner(slow, timeout=0.3, on_error="skip"), ["a"] * 30)
-    assert [(p.row, p.kind) for p in scores.problems] == [(None, "timeout")]
-    assert "of 30 rows, each alone, passed" in scores.problems[0].detail
+    assert [(p.row, p.kind) for p in scores.failures] == [(None, "timeout")]
+    assert "of 30 rows, each alone, passed" in scores.failures[0].detail
     assert scores.values == ((None,),) * 30
 
 
@@ -313,14 +314,14 @@ def test_system_exit_in_a_reward_ends_the_run_and_is_not_lost_in_a_thread() -> N
 
 def test_combine_weighs_and_leaves_none_out() -> None:
     values = ((1.0, 2.0), (None, 2.0), (None, None))
-    scores = RewardScores(names=("a", "b"), values=values, problems=())
+    scores = RewardScores(names=("a", "b"), values=values, failures=())
     assert combine(scores, [1.0, 0.5]) == [2.0, 1.0, None]
     assert combine(scores) == [3.0, 2.0, None]
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, math.nan]])
 def test_weights_must_be_one_finite_number_a_function(weights: list[float]) -> None:
-    scores = RewardScores(names=("a", "b"), values=(), problems=())
+    scores = RewardScores(names=("a", "b"), values=(), failures=())
     with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
         combine(scores, weights)
     with pytest.raises(ValueError, match="2 reward functions need 2 finite weights"):
@@ -339,6 +340,6 @@ def test_wrong_options_are_refused_in_words() -> None:
 def test_the_problem_of_an_error_is_a_record() -> None:
     with pytest.raises(RewardError) as caught:
         scored(RewardRunner(failing_on("a", raise_error)))
-    assert caught.value.problem == RewardFailure(
+    assert caught.value.failure == RewardFailure(
         function="picky", row=0, kind="exception", detail="KeyError: 'no such thing'"
     )

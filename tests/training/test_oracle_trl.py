@@ -110,7 +110,7 @@ def their_trainer(scene, tmp_path) -> Callable[..., Any]:
 def ours(scene: Any, tmp_path: Any, *, with_old: bool, redact: bool = False, **options: Any) -> tuple[Any, ...]:
     """(loss, gradients, the batch, its counted lengths) of our functions."""
     args = GRPOConfig(output_dir=str(tmp_path), max_completion_length=LIMIT, use_cpu=True, **options)
-    objective = AlgorithmConfig(**args.algorithm_options())
+    objective = args.algorithm()
     groups = add_advantages(scene.groups, objective)
     # The masked rows stay in TRL's batch: the whole batch is packed unmasked, and masked by hand below.
     (batch,) = make_micro_batches(groups, loss_aggregation=objective.loss_aggregation, tokens=100_000)
@@ -272,7 +272,7 @@ class Replay:
     def __init__(self, groups: Any) -> None:
         self.said = {g.prompt.row_index: [r.completion for r in g.rollouts] for g in groups}
 
-    def load(self, weights: Any) -> None:
+    def sync_weights(self, policy: Any, *, version: int) -> None:
         pass
 
     def session(self) -> Any:

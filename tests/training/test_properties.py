@@ -397,10 +397,10 @@ class CopyingEngine:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.inner = tokenizer, None
 
-    def load(self, weights: Any) -> None:
+    def sync_weights(self, policy: Any, *, version: int) -> None:
         import copy
 
-        self.inner = TransformersEngine(copy.deepcopy(weights), self.tokenizer)
+        self.inner = TransformersEngine(copy.deepcopy(policy), self.tokenizer)
 
     def session(self) -> Any:
         assert self.inner is not None

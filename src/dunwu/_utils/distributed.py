@@ -1,43 +1,91 @@
-"""Several processes, one run: what ranks tell each other, and how they part.
+"""Several processes, one run: what ranks tell each other, and how they end.
 
-What it is: the few calls that reach other processes, each a plain function that does nothing with one process.
-What it is not: a launcher or a wrapper; those are torchrun's and accelerate's.
+Launching and wrapping are torchrun's and accelerate's.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import time
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["all_gather_list", "let_gloo_finish_at_exit"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ParallelContext", "all_gather_list", "is_main_process", "let_gloo_finish_at_exit"]
 
 Item = TypeVar("Item")
 
 _REST_SECONDS = 0.25
 
 
-def all_gather_list(items: list[Item], world_size: int) -> list[Item]:
-    """The items of all ranks, in rank order."""
-    if world_size == 1:
-        return items
-    from accelerate.utils import gather_object
-
-    everyone: list[Any] = gather_object(items)
-    return everyone
+def is_main_process() -> bool:
+    """Whether this process is the first of its run, by what launchers set: known before torch is imported."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def let_gloo_finish_at_exit(world_size: int) -> None:
-    """Let the communication threads finish before the interpreter does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelContext:
+    """Which data-parallel rank this is: who takes which prompts, and what adds up over whom.
+
+    Example: `ParallelContext(rank=1, size=2)` takes every second prompt, from the second on.
+    """
+
+    rank: int = 0
+    """This process among those that take different prompts."""
+    size: int = 1
+    """How many take different prompts."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and logs."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This rank's items: every `size`-th, so that groups stay whole and no reward has to travel."""
+        return items[self.rank :: self.size]
+
+    def all_gather_list(self, items: list[Item]) -> list[Item]:
+        """The items of all ranks, in rank order."""
+        if self.size == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        everyone: list[Any] = gather_object(items)
+        return everyone
+
+    def any(self, condition: bool) -> bool:
+        """Whether the condition holds on any rank."""
+        return any(self.all_gather_list([condition]))
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks."""
+        if self.size == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        total: torch.Tensor = reduce(tensor, reduction="sum")
+        return total
+
+
+def let_gloo_finish_at_exit() -> None:
+    """Let the communication threads finish before the interpreter does; for a run of several processes.
 
     gloo's thread lets go of a collective's tensors a moment after the collective has returned, and needs the
     interpreter's lock for it. Where the interpreter is ending by then, the process aborts (signal 6) after its work
     is done and saved, and the launcher reports a run that succeeded as failed.
     """
-    if world_size > 1:
-        atexit.unregister(_rest)
-        atexit.register(_rest)
+    atexit.unregister(_rest)
+    atexit.register(_rest)
 
 
 def _rest() -> None:
     time.sleep(_REST_SECONDS)  # gives up the lock: all the threads wait for
+
+
+def all_gather_list(items: list[Item], world_size: int) -> list[Item]:
+    """The items of all ranks, in rank order."""
+    return ParallelContext(size=world_size).all_gather_list(items)

@@ -1,7 +1,6 @@
-"""The library's one voice: the logger `dunwu`, which speaks without being asked to.
+"""The `dunwu` logger, with a default handler that prints to standard output on the main process.
 
-What it is: a logger with a plain handler, so that a script without any logging set-up still says what it does.
-What it is not: a progress bar. Silence it with `logging.getLogger("dunwu").setLevel(logging.WARNING)`.
+Silence it with `logging.getLogger("dunwu").setLevel(logging.WARNING)`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,46 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["get_logger"]
+from dunwu._utils.distributed import is_main_process
+
+__all__ = ["DunwuLogger", "forget_logged_once", "get_logger"]
+
+_logged_once: set[str] = set()
+
+
+class DunwuLogger(logging.LoggerAdapter):  # type: ignore[type-arg]
+    """A logger that is silent on all processes but the main one, and can say a sentence once."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Errors on every process, everything else on the main one."""
+        return (level >= logging.ERROR or is_main_process()) and super().isEnabledFor(level)
+
+    def once(self, sentence: str, *, level: int = logging.INFO) -> None:
+        """Log a sentence that this process has not logged by `once` before."""
+        if sentence not in _logged_once:
+            _logged_once.add(sentence)
+            self.log(level, "%s", sentence)
+
+    def warning_once(self, sentence: str) -> None:
+        """`once`, as a warning."""
+        self.once(sentence, level=logging.WARNING)
+
+
+def get_logger() -> DunwuLogger:
+    """The logger, given a handler the first time if nobody has."""
+    logger = logging.getLogger("dunwu")
+    if not logger.handlers and not logging.getLogger().handlers:
+        handler = _Stdout(sys.stdout)
+        handler.addFilter(_nobody_else_prints)
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+    return DunwuLogger(logger, {})
+
+
+def forget_logged_once() -> None:
+    """Let every sentence be logged by `once` again; for tests."""
+    _logged_once.clear()
 
 
 class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
@@ -20,11 +58,6 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def get_logger() -> logging.Logger:
-    """The logger, given a handler the first time if nobody has."""
-    logger = logging.getLogger("dunwu")
-    if not logger.handlers and not logging.getLogger().handlers:
-        logger.addHandler(_Stdout(sys.stdout))
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
-    return logger
+def _nobody_else_prints(record: logging.LogRecord) -> bool:
+    """A script that calls `logging.basicConfig` later gives the root logger a handler: no line is printed twice."""
+    return not logging.getLogger().handlers

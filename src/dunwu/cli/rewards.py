@@ -91,6 +91,6 @@ def _scores(task: Any, weights: Any, prompt: Any, text: str, columns: Mapping[st
         f"{name:{wide}}  {'–' if value is None else f'{value:g}'}"
         for name, value in zip(scores.names, scores.values[0], strict=True)
     ]
-    lines += [f"{p.function}: {p.kind}: {p.detail}" for p in scores.problems]
+    lines += [f"{p.function}: {p.kind}: {p.detail}" for p in scores.failures]
     total = runner.total(scores)[0]
     return "\n".join([*lines, f"{'sum':{wide}}  {'–' if total is None else f'{total:g}'}"])

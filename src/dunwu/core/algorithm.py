@@ -1,9 +1,9 @@
 """The algorithm: pure tensor functions, each with its equation and its source.
 
-What it is: advantages, importance ratios, surrogates, KL estimators, weights, denominators, log-probabilities.
-What it is not: a trainer. Nothing here knows a model, a tokenizer, a device or a process group.
+Advantages, importance ratios, policy losses, KL estimators, weights, denominators, log-probabilities. Nothing here
+knows a model, a tokenizer, a device or a process group.
 
-An algorithm is a product of choices (`AlgorithmConfig`), not a list of names; the names live in `config.PRESETS`.
+An algorithm is a product of choices (`AlgorithmConfig`), not a list of names; the names are in `config.PRESETS`.
 One law holds everywhere: a step's loss is  sum(weight of a token × loss of a token) / denominator  with one
 denominator for all micro-batches and all ranks, so that how a step is cut never changes its gradient.
 
@@ -12,28 +12,43 @@ Shapes: B rows, C completion positions, P prompts, G completions a prompt, V voc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from dunwu._utils.objects import import_object, is_object_name
+from dunwu._utils.suggest import did_you_mean
+from dunwu.errors import ConfigError
+
 __all__ = [
+    "POLICY_LOSSES",
     "STD_EPS",
     "AlgorithmConfig",
     "Baseline",
+    "ImportanceCorrection",
     "KlEstimator",
+    "KlPlace",
     "LossAggregation",
+    "LossInputs",
+    "LossOutputs",
     "RatioLevel",
     "RewardScale",
-    "Surrogate",
     "TokenLoss",
     "advantages",
+    "bind_policy_loss",
     "clipped_surrogate",
+    "find_policy_loss",
+    "importance_weights",
     "kl_estimate",
     "log_ratio",
     "loss_denominator",
     "loss_metric_sums",
+    "loss_option_names",
     "loss_weights",
     "token_entropy",
     "token_logps",
@@ -46,17 +61,19 @@ STD_EPS = 1e-4
 RewardScale: TypeAlias = Literal["group", "batch", "none"]
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
 RatioLevel: TypeAlias = Literal["token", "sequence", "none"]
-Surrogate: TypeAlias = Literal["clip", "cispo", "logp"]
 LossAggregation: TypeAlias = Literal["seq_mean", "token_mean", "seq_sum_norm"]
 KlEstimator: TypeAlias = Literal["k1", "k2", "k3"]
+KlPlace: TypeAlias = Literal["loss", "reward"]
+ImportanceCorrection: TypeAlias = Literal["none", "truncate", "mask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmConfig:
     """One algorithm, as the product of its choices.
 
-    Example: DAPO is `AlgorithmConfig(loss_aggregation="token_mean", epsilon_high=0.28)`; Dr. GRPO is
-    `AlgorithmConfig(scale_rewards="none", loss_aggregation="seq_sum_norm")`.
+    Example, DAPO: `AlgorithmConfig(loss_aggregation="token_mean", loss_options={"epsilon_high": 0.28})`
+
+    Example, Dr. GRPO: `AlgorithmConfig(scale_rewards="none", loss_aggregation="seq_sum_norm")`
     """
 
     advantage_baseline: Baseline = "mean"
@@ -65,24 +82,25 @@ class AlgorithmConfig:
     """What the difference is divided by: the group's standard deviation, the batch's, or nothing."""
     importance_sampling_level: RatioLevel = "token"
     """Level of the importance ratio."""
-    surrogate: Surrogate = "clip"
-    """How ratio and advantage meet."""
+    policy_loss: str = "clip"
+    """How ratio and advantage meet: a name in `POLICY_LOSSES`, or `package.module:function`."""
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    """The policy loss's own options, over its defaults."""
     loss_aggregation: LossAggregation = "token_mean"
     """How token losses become one number."""
-    epsilon_low: float = 0.2
-    """The clipped surrogate keeps the ratio above 1 − epsilon_low."""
-    epsilon_high: float = 0.2
-    """The clipped surrogate keeps the ratio below 1 + epsilon_high; for `cispo` it is the cap itself."""
-    delta: float | None = None
-    """Upper bound of the ratio where the advantage is negative (dual clip); None: unbounded, as in PPO."""
     beta: float = 0.0
     """Coefficient of the KL term; 0: no reference model is needed."""
     kl_estimator: KlEstimator = "k3"
     """Schulman's estimators of KL(policy‖reference)."""
-    kl_in: Literal["loss", "reward"] = "loss"
+    kl_in: KlPlace = "loss"
     """Whether the KL term is added to each token's loss or taken off the sequence's reward."""
     kl_importance_weighted: bool = False
     """Multiply the KL term by the token ratio: its gradient is then that of the reverse KL (DeepSeek-V3.2)."""
+    importance_correction: ImportanceCorrection = "none"
+    """What is done where the sampler's distribution is not the policy's (another kernel, dtype or server): nothing,
+    a weight π / π_sampler of at most `importance_cap` a token, or no loss for tokens beyond the cap either way."""
+    importance_cap: float = 2.0
+    """Largest weight of a token, or largest mismatch that is trained on."""
 
     @property
     def can_skip_zero_advantage(self) -> bool:
@@ -158,16 +176,131 @@ def advantages(
 def log_ratio(policy_logps_BC: Tensor, old_logps_BC: Tensor, mask_BC: Tensor, level: RatioLevel) -> Tensor:
     """log of the importance ratio π / π_old, (B, C).
 
-    `token`: log π(o_t) − log π_old(o_t) (PPO). `sequence`: its mean over the row's counted tokens, one for all of
-    them (GSPO, arXiv 2507.18071, eq. 7). `none`: 0 everywhere (REINFORCE).
+    `token`: log π(o_t) − log π_old(o_t) (PPO). `sequence`: its mean over the row's trained tokens, one for all of
+    them (GSPO, arXiv 2507.18071, eq. 7). `none`: 0 in value, with the policy's gradient (REINFORCE).
     """
     if level == "none":
-        return torch.zeros_like(policy_logps_BC)
+        return policy_logps_BC - policy_logps_BC.detach()
     difference_BC = policy_logps_BC - old_logps_BC
     if level == "token":
         return difference_BC
     mean_B1 = (difference_BC * mask_BC).sum(-1, keepdim=True) / mask_BC.sum(-1, keepdim=True).clamp(min=1.0)
     return mean_B1.expand_as(difference_BC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """What a policy loss may look at; (B, C) unless the name says otherwise."""
+
+    ratio_BC: Tensor
+    """Importance ratio at the algorithm's level, 1 at a rollout's first update; carries the policy's gradient."""
+    policy_logps_BC: Tensor
+    """Log-probabilities under the policy; carries the gradient."""
+    old_logps_BC: Tensor
+    """The policy's when the rollout was first trained on."""
+    sampler_logps_BC: Tensor | None
+    """The sampler's; None where they are not known."""
+    advantages_B1: Tensor
+    """One advantage a row, (B, 1)."""
+    mask_BC: Tensor
+    """1.0 on tokens that are trained on."""
+    entropy_BC: Tensor | None
+    """Entropy of each token's distribution (nats, no gradient); None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOutputs:
+    """What a policy loss gives back; (B, C)."""
+
+    loss_BC: Tensor
+    """Loss of each token before weights; carries the gradient."""
+    clipped_low_BC: Tensor | None = None
+    """Where a bound took the gradient of a token with advantage < 0; None: nowhere."""
+    clipped_high_BC: Tensor | None = None
+    """Where a bound took the gradient of a token with advantage > 0; None: nowhere."""
+
+
+def clip_loss(
+    x: LossInputs, /, *, epsilon_low: float = 0.2, epsilon_high: float = 0.2, delta: float | None = None
+) -> LossOutputs:
+    """PPO's clipped surrogate (see `clipped_surrogate`), the loss of GRPO, DAPO, Dr. GRPO and GSPO."""
+    loss_BC = clipped_surrogate(x.ratio_BC, x.advantages_B1, low=epsilon_low, high=epsilon_high, delta=delta)
+    return LossOutputs(
+        loss_BC=loss_BC,
+        clipped_low_BC=(x.ratio_BC < 1 - epsilon_low) & (x.advantages_B1 < 0),
+        clipped_high_BC=(x.ratio_BC > 1 + epsilon_high) & (x.advantages_B1 > 0),
+    )
+
+
+def cispo_loss(x: LossInputs, /, *, cap: float = 5.0) -> LossOutputs:
+    """−min(ρ, cap)·A·log π with ρ held constant, so that no token's gradient is ever cut off.
+
+    MiniMax-M1, arXiv 2506.13585, eq. 4. ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike.
+    """
+    loss_BC = -x.ratio_BC.detach().clamp(max=cap) * x.advantages_B1 * x.policy_logps_BC
+    return LossOutputs(loss_BC=loss_BC, clipped_high_BC=(x.ratio_BC > cap) & (x.advantages_B1 > 0))
+
+
+def logp_loss(x: LossInputs, /) -> LossOutputs:
+    """−A·log π: REINFORCE (Williams 1992)."""
+    return LossOutputs(loss_BC=-x.advantages_B1 * x.policy_logps_BC)
+
+
+POLICY_LOSSES: Final[dict[str, Callable[..., LossOutputs]]] = {
+    "clip": clip_loss,
+    "cispo": cispo_loss,
+    "logp": logp_loss,
+}
+"""Name to policy loss. Yours is named `package.module:function` and needs no entry here."""
+
+
+def find_policy_loss(name: str) -> Callable[..., LossOutputs]:
+    """The policy loss called `name`.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest known one, or for something that cannot be called.
+    """
+    if name in POLICY_LOSSES:
+        return POLICY_LOSSES[name]
+    if not is_object_name(name):
+        raise ConfigError(
+            f"no policy loss is called {name!r}{did_you_mean(name, POLICY_LOSSES)}. Your own is named "
+            "package.module:function"
+        )
+    found = import_object(name, what="a policy loss")
+    if not callable(found):
+        raise ConfigError(f"{name} is no function, so it cannot be a policy loss; got {type(found).__name__}")
+    loss: Callable[..., LossOutputs] = found
+    return loss
+
+
+def loss_option_names(loss: Callable[..., Any]) -> list[str]:
+    """Names of a policy loss's own options: its keyword-only parameters."""
+    return [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+@functools.lru_cache(maxsize=64)
+def _bound(name: str, options: tuple[tuple[str, Any], ...]) -> Callable[[LossInputs], LossOutputs]:
+    loss, given = find_policy_loss(name), dict(options)
+    known = loss_option_names(loss)
+    for option in given:
+        if option not in known:
+            hint = did_you_mean(option, known) if known else "; it has none"
+            raise ConfigError(f"the policy loss {name} has no option {option!r}{hint}")
+    return functools.partial(loss, **given)
+
+
+def bind_policy_loss(algorithm: AlgorithmConfig) -> Callable[[LossInputs], LossOutputs]:
+    """The algorithm's policy loss with its options.
+
+    Raises:
+        ConfigError: for an unknown loss or option, with the nearest known one.
+    """
+    options = dict(algorithm.loss_options)
+    try:
+        return _bound(algorithm.policy_loss, tuple(sorted(options.items())))
+    except TypeError:  # an option that cannot be hashed, such as a list
+        return functools.partial(find_policy_loss(algorithm.policy_loss), **options)
 
 
 def clipped_surrogate(
@@ -197,13 +330,15 @@ def kl_estimate(policy_logps_BC: Tensor, reference_logps_BC: Tensor, estimator: 
 
 
 def token_loss(
-    objective: AlgorithmConfig,
+    algorithm: AlgorithmConfig,
     policy_logps_BC: Tensor,
     advantages_B: Tensor,
     mask_BC: Tensor,
     *,
     old_logps_BC: Tensor | None = None,
+    sampler_logps_BC: Tensor | None = None,
     reference_logps_BC: Tensor | None = None,
+    entropy_BC: Tensor | None = None,
 ) -> TokenLoss:
     """Loss of every token, before weights.
 
@@ -211,21 +346,50 @@ def token_loss(
     carries the policy's gradient.
     """
     old_BC = policy_logps_BC.detach() if old_logps_BC is None else old_logps_BC
-    advantages_B1 = advantages_B.unsqueeze(1)
-    ratio_BC = log_ratio(policy_logps_BC, old_BC, mask_BC, objective.importance_sampling_level).exp()
-    loss_BC = _surrogate_loss(objective, ratio_BC, policy_logps_BC, advantages_B1)
+    ratio_BC = log_ratio(policy_logps_BC, old_BC, mask_BC, algorithm.importance_sampling_level).exp()
+    inputs = LossInputs(
+        ratio_BC=ratio_BC,
+        policy_logps_BC=policy_logps_BC,
+        old_logps_BC=old_BC,
+        sampler_logps_BC=sampler_logps_BC,
+        advantages_B1=advantages_B.unsqueeze(1),
+        mask_BC=mask_BC,
+        entropy_BC=entropy_BC,
+    )
+    result = bind_policy_loss(algorithm)(inputs)
+    loss_BC = result.loss_BC
+    if algorithm.importance_correction != "none" and sampler_logps_BC is not None:
+        loss_BC = loss_BC * importance_weights(algorithm, old_BC, sampler_logps_BC)
     kl_BC = None
     if reference_logps_BC is not None:
-        kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, objective.kl_estimator)
-        if objective.beta and objective.kl_in == "loss":
-            # The correction needs the token's own ratio whatever the surrogate's level (DeepSeek-V3.2, eq. 7).
-            corrected = kl_BC * (policy_logps_BC - old_BC).exp() if objective.kl_importance_weighted else kl_BC
-            loss_BC = loss_BC + objective.beta * corrected
+        kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, algorithm.kl_estimator)
+        if algorithm.beta and algorithm.kl_in == "loss":
+            # The correction needs the token's own ratio whatever the loss's level (DeepSeek-V3.2, eq. 7).
+            weighted = kl_BC * (policy_logps_BC - old_BC).exp() if algorithm.kl_importance_weighted else kl_BC
+            loss_BC = loss_BC + algorithm.beta * weighted
         kl_BC = kl_BC.detach()
-    low_BC, high_BC = _clipped(objective, ratio_BC, advantages_B1)
+    nowhere_BC = torch.zeros_like(ratio_BC, dtype=torch.bool)
     return TokenLoss(
-        loss_BC=loss_BC, kl_BC=kl_BC, clipped_low_BC=low_BC, clipped_high_BC=high_BC, ratio_BC=ratio_BC.detach()
+        loss_BC=loss_BC,
+        kl_BC=kl_BC,
+        clipped_low_BC=nowhere_BC if result.clipped_low_BC is None else result.clipped_low_BC,
+        clipped_high_BC=nowhere_BC if result.clipped_high_BC is None else result.clipped_high_BC,
+        ratio_BC=ratio_BC.detach(),
     )
+
+
+def importance_weights(algorithm: AlgorithmConfig, old_logps_BC: Tensor, sampler_logps_BC: Tensor) -> Tensor:
+    """Weight of each token for having been sampled from another distribution than the policy's, (B, C), no gradient.
+
+    With w = π_old / π_sampler: `truncate` gives min(w, cap) (truncated importance sampling, Yao et al. 2025,
+    "Your efficient RL framework secretly brings you off-policy RL training"); `mask` gives 1 where
+    1/cap ≤ w ≤ cap and 0 elsewhere (IcePop, Ling team 2025).
+    """
+    weight_BC = (old_logps_BC.detach() - sampler_logps_BC).exp()
+    if algorithm.importance_correction == "truncate":
+        return weight_BC.clamp(max=algorithm.importance_cap)
+    inside_BC = (weight_BC <= algorithm.importance_cap) & (weight_BC >= 1 / algorithm.importance_cap)
+    return inside_BC.to(weight_BC.dtype)
 
 
 def loss_weights(mask_BC: Tensor, loss_aggregation: LossAggregation) -> Tensor:
@@ -275,34 +439,6 @@ def loss_metric_sums(
     # `where`, not a product: what stands in padding may be infinite, and 0 × inf is not 0.
     counted = mask_BC > 0
     return {name: torch.where(counted, value.float(), 0.0).sum() for name, value in per_token.items()}
-
-
-def _surrogate_loss(
-    objective: AlgorithmConfig, ratio_BC: Tensor, policy_logps_BC: Tensor, advantages_B1: Tensor
-) -> Tensor:
-    if objective.surrogate == "clip":
-        return clipped_surrogate(
-            ratio_BC,
-            advantages_B1,
-            low=objective.epsilon_low,
-            high=objective.epsilon_high,
-            delta=objective.delta,
-        )
-    if objective.surrogate == "cispo":
-        # MiniMax-M1, arXiv 2506.13585, eq. 4: the capped ratio is a constant, so no token's gradient is ever cut off.
-        return -ratio_BC.detach().clamp(max=objective.epsilon_high) * advantages_B1 * policy_logps_BC
-    return -advantages_B1 * policy_logps_BC
-
-
-def _clipped(objective: AlgorithmConfig, ratio_BC: Tensor, advantages_B1: Tensor) -> tuple[Tensor, Tensor]:
-    if objective.surrogate == "cispo":
-        high = (ratio_BC > objective.epsilon_high) & (advantages_B1 > 0)
-        return torch.zeros_like(high), high
-    if objective.surrogate == "logp":
-        nowhere = torch.zeros_like(ratio_BC, dtype=torch.bool)
-        return nowhere, nowhere
-    low = (ratio_BC < 1 - objective.epsilon_low) & (advantages_B1 < 0)
-    return low, (ratio_BC > 1 + objective.epsilon_high) & (advantages_B1 > 0)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

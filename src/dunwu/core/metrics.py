@@ -11,6 +11,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,3 +127,24 @@ def rollout_metrics(facts: Sequence[RolloutStats]) -> dict[str, float]:
         metrics[f"rewards/{name}/mean"] = statistics.fmean(values) if values else math.nan
         metrics[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return metrics
+
+
+def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
+    """One rollout as a flat record: the one schema of logs, trackers' tables and dumps.
+
+    Example: `rollout_row(3, group, 0)` has the keys `step`, `row`, `sample`, `prompt`, `completion`, `tokens`,
+    `finish_reason`, `reward`, `scores` (function to value) and `advantage`.
+    """
+    rollout = group.rollouts[sample]
+    return {
+        "step": step,
+        "row": group.prompt.row_index,
+        "sample": sample,
+        "prompt": group.prompt.text,
+        "completion": rollout.completion.text,
+        "tokens": rollout.completion.sampled_tokens,
+        "finish_reason": rollout.completion.finish_reason,
+        "reward": rollout.reward,
+        "scores": dict(rollout.scores),
+        "advantage": rollout.advantage,
+    }

@@ -1,45 +1,94 @@
 """Everything that can be plugged in: each a small interface, with its caller named.
 
-A plug is any object that fits; it can be named from outside as `package.module:object`.
+A plug is any object that fits. It can be given in Python, or named in a recipe or option as `package.module:object`
+(`_utils.objects.import_object` finds it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from dunwu.core.records import Completion, Grade, Message, Prompt, RewardScores, Row, SamplingParams, StepResult
+from dunwu.core.records import (
+    Completion,
+    Grade,
+    Group,
+    Message,
+    Prompt,
+    RewardScores,
+    Row,
+    RunInfo,
+    SamplingParams,
+    StepResult,
+)
 
-__all__ = ["Engine", "Observer", "RewardFunction", "Scorer", "Task"]
+if TYPE_CHECKING:
+    from dunwu.core.algorithm import LossInputs, LossOutputs
+
+__all__ = ["Engine", "Environment", "Observer", "PolicyLoss", "RewardFunction", "Scorer", "Task"]
 
 RewardFunction: TypeAlias = Callable[..., Any]
 """Called with keyword arguments `prompts`, `completions`, `completion_ids` and every dataset column; returns one
-float or None a completion (None: this function does not apply to this row). May be `async`."""
+float or None a completion (None: this function does not apply to this row). May be `async`.
+Caller: `rewards.RewardRunner`."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Makes completions. Built-in: `dunwu.engines`."""
+    """Makes completions. Built-in: `dunwu.engines`. Caller: `engines.ready`, and `generate` inside of it."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in order."""
         ...
 
-    def load(self, weights: torch.nn.Module) -> None:
-        """Take the policy's current weights; called after every optimizer step. Shared weights: forget any cache."""
+    def sync_weights(self, policy: torch.nn.Module, *, version: int) -> None:
+        """Take the policy's weights as they are now; `version` is the number of optimizer steps they have seen.
+
+        Called before a generation whenever the policy has moved since the last one. An engine that shares the
+        policy's tensors has nothing to copy; one with weights of its own reads `model.weights.named_weights`.
+        """
         ...
 
     def session(self) -> AbstractContextManager[object]:
-        """A context in which the engine may hold memory for generation; outside it, it holds none."""
+        """A context in which the engine may hold memory for generation; outside of it, it holds none."""
+        ...
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Answers the model between its turns. Caller: `rollout.multi_turn`."""
+
+    def reply(self, row: Row, messages: Sequence[Message]) -> Message | None:
+        """The next message after the model's, such as a tool's result; None where the conversation is over.
+
+        Args:
+            row: the dataset row that the conversation began with.
+            messages: the conversation so far, the model's last message included.
+        """
+        ...
+
+
+class PolicyLoss(Protocol):
+    """The loss of every token. Built-in: `algorithm.POLICY_LOSSES`. Caller: `algorithm.token_loss`.
+
+    Its options are keyword-only parameters with defaults; they are set by `GRPOConfig.loss_options`.
+    """
+
+    def __call__(self, x: LossInputs, /) -> LossOutputs:
+        """Losses before weights, (B, C), which carry the gradient."""
         ...
 
 
 @runtime_checkable
 class Task(Protocol):
-    """Rows, a prompt for each, rewards, and a gold answer that must score full marks. Built-in: `dunwu.tasks`."""
+    """Rows, a prompt for each, rewards, and a gold answer that must score full marks. Built-in: `dunwu.tasks`.
+
+    Callers: `recipes` and `tasks.validate`. A task may define `max_reward_of(row) -> float`, the most a text can earn
+    on one row.
+    """
 
     @property
     def name(self) -> str:
@@ -73,17 +122,36 @@ class Task(Protocol):
         ...
 
 
-@runtime_checkable
-class Observer(Protocol):
-    """Watches a run. Built-in: `dunwu.observers`."""
+class Observer:
+    """Watches a run and changes nothing. Built-in: `dunwu.observers`. Caller: `rollout.observation`.
+
+    Every method does nothing unless overridden. All are called on the main process only, with the rollouts of all
+    ranks.
+    """
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Once, before the first step; `run.resumed_from` tells which steps an earlier start has finished."""
+
+    def on_rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """Once a sampling, before the first update with these rollouts; `step` is the number of that update."""
 
     def on_step(self, step: StepResult) -> None:
-        """Called once after every optimizer step, on the main process."""
-        ...
+        """After every optimizer step."""
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
+        """After every evaluation; `step` is the number of optimizer steps finished."""
+
+    def on_run_end(self) -> None:
+        """Once, after the last step, and where the run ends by an error or Ctrl-C."""
 
 
 class Scorer(Protocol):
-    """What `collect` needs of the rewards; `dunwu.rewards.RewardRunner` is one."""
+    """What `rollout.collect` needs of the rewards; `dunwu.rewards.RewardRunner` is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the reward functions, unique."""
+        ...
 
     def score(
         self,

@@ -1,12 +1,17 @@
-"""The nouns of the loop, and the small interfaces that others may plug in.
+"""The nouns of the loop: frozen dataclasses that flow through a step of GRPO.
 
-What it is: frozen dataclasses that flow through a step of GRPO, and the Protocols `Engine`, `Task`, `Observer`.
-What it is not: behaviour. Nothing here samples, scores, or trains.
+    row -task-> Prompt -engine-> Completion -rewards-> Rollout -> Group -> MicroBatch -policy-> loss -> StepResult
 
-    row -task-> Prompt -engine-> Completion -rewards-> Rollout -> Group -pack-> Batch -> Step -> observers
+Shape suffixes of tensors, one legend for the whole house (a letter means one thing):
 
-Shape suffixes of tensors, here and everywhere: B rows of a micro-batch, T positions of a row,
-C completion positions (the last C of T), P prompts, G completions a prompt, F reward functions, V vocabulary.
+    B  rows of a micro-batch: one a completion      C  positions of the longest completion
+    P  prompts                                      G  completions a prompt
+    T  positions of a sequence, prompt and completion; keys and values of an attention
+    N  tokens of a padding-free row                 M  tokens whose log-probability is asked for
+    V  vocabulary     H  hidden size                D  dimension of one attention head
+    Q  query heads    K  key-value heads            S  slots of the engine
+    R  completions asked of the engine in a call    L  longest prompt of a call
+    F  reward functions
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from dunwu.errors import RewardFailure
+
 __all__ = [
     "Completion",
     "FinishReason",
@@ -25,11 +32,12 @@ __all__ = [
     "Group",
     "Message",
     "MicroBatch",
+    "PendingRollouts",
     "Prompt",
-    "RewardFailure",
     "RewardScores",
     "Rollout",
     "Row",
+    "RunInfo",
     "SamplingParams",
     "StepResult",
 ]
@@ -41,15 +49,15 @@ Row: TypeAlias = Mapping[str, Any]
 """One row of a dataset: column name to value."""
 
 FinishReason: TypeAlias = Literal["stop", "length"]
-"""Why a completion ended: an end token was sampled, or the token limit cut it."""
+"""Why a completion ended: an end token or stop string was sampled, or the token limit cut it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One question as the model sees it.
 
-    Example: `Prompt(row_index=7, row={"nums": [3, 14, 17], "target": 51}, original="3 14 17 = 51", text="<user>3 14 17 = 51
-    <assistant>", ids=(5, 12, 23, 26, 60, 6))`
+    Example: `Prompt(row_index=7, row={"nums": [3, 14, 17], "target": 31}, original="3 14 17 = 31",
+    text="<user>3 14 17 = 31<assistant>", ids=(5, 12, 23, 26, 60, 6))`
     """
 
     row_index: int
@@ -57,11 +65,15 @@ class Prompt:
     row: Row
     """The dataset row: its columns go to the reward functions."""
     original: str | list[Message]
-    """The `prompt` column as given: text, or messages (then completions reach rewards as messages too)."""
+    """The `prompt` column as given: text, or messages (then rewards receive completions as messages too)."""
     text: str
     """What the model reads, template applied."""
     ids: tuple[int, ...]
     """The tokens of `text`."""
+    first_sample: int = 0
+    """Number of the first completion that is asked for; above 0 where one sample of a group goes on by itself."""
+    turn: int = 0
+    """Turns by the model before this one; part of every random seed."""
 
     @property
     def conversational(self) -> bool:
@@ -95,7 +107,12 @@ class SamplingParams:
     seed: int = 0
     """The run's seed."""
     step: int = 0
-    """The step the completions are for. A sequence's own seed is a hash of (seed, step, prompt.row_index, g)."""
+    """The step the completions are for. A sequence's own seed is a hash of (seed, step, row, sample, turn)."""
+
+    @property
+    def has_warpers(self) -> bool:
+        """Whether tokens are drawn from another distribution than softmax(logits / temperature)."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,16 +120,31 @@ class Completion:
     """What the engine sampled: ids in are ids out, never a text round trip.
 
     Example: `Completion(ids=(31, 7, 2), sampler_logps=(-0.41, -1.20, -0.02), finish_reason="stop", text="51")`
+
+    Two turns by the model (31 7 2, then 9 2) around one of the environment's (5 12 6), flattened:
+    `Completion(ids=(31, 7, 2, 5, 12, 6, 9, 2), sampler_logps=(-0.4, -1.2, 0.0, 0.0, 0.0, 0.0, -0.3, 0.0),
+    sampled=(True, True, True, False, False, False, True, True), finish_reason="stop", text="17*3 51 yes",
+    messages=({"role": "assistant", "content": "17*3"}, {"role": "tool", "content": "51"},
+    {"role": "assistant", "content": "yes"}))`
     """
 
     ids: tuple[int, ...]
-    """Sampled tokens, the end token included."""
+    """All tokens after the prompt, end tokens included."""
     sampler_logps: tuple[float, ...]
-    """`sampler_logps`: log-probability of each token under the very distribution that was sampled (nats)."""
+    """Log-probability of each token under the very distribution that was sampled (nats); 0 where not sampled."""
     finish_reason: FinishReason
     """`stop` or `length`."""
     text: str
     """The decoded tokens without special tokens: what reward functions read."""
+    sampled: tuple[bool, ...] | None = None
+    """Which tokens the model sampled: the others came from an environment and are never trained on. None: all."""
+    messages: tuple[Message, ...] = ()
+    """The turns, where there are several; empty for a completion of one turn."""
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Number of tokens that the model sampled."""
+        return len(self.ids) if self.sampled is None else sum(self.sampled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +155,7 @@ class Rollout:
     """
 
     completion: Completion
-    """What was said."""
+    """What was sampled."""
     reward: float | None
     """Weighted sum of the scores; None where no function could score it (it then carries no advantage)."""
     scores: Mapping[str, float | None]
@@ -147,10 +179,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Rows of one forward pass, each distinct prompt held once; how they are laid out is the forward's affair.
+    """Rows of one forward pass, each distinct prompt stored once; `model.logprobs` decides how they are laid out.
 
-    Example: three completions, two of the first prompt and one of the second: `prompts=((5, 9, 7), (5, 8))`,
-    `prompt_index=(0, 0, 1)`, `lengths=(2, 1, 2)`, `completion_ids_BC=[[3,1],[1,0],[4,1]]`.
+    Example, three completions, two of the first prompt and one of the second:
+    `MicroBatch(prompts=((5, 9, 7), (5, 8)), prompt_index=(0, 0, 1), lengths=(2, 1, 2),
+    completion_ids_BC=torch.tensor([[3, 1], [1, 0], [4, 1]]), mask_BC=torch.tensor([[1.0, 1], [1, 0], [1, 1]]),
+    sampler_logps_BC=torch.zeros(3, 2), advantages_B=torch.tensor([0.7, -0.7, 0.0]), weights_BC=torch.ones(3, 2))`
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -162,13 +196,15 @@ class MicroBatch:
     completion_ids_BC: Tensor
     """Token ids of the completions, int64, padded on the right; what stands in padding is never read."""
     mask_BC: Tensor
-    """1.0 on completion tokens that count in the loss, float32."""
+    """1.0 on completion tokens that are trained on, float32."""
     sampler_logps_BC: Tensor
     """Log-probabilities under the sampler, float32, 0 on padding."""
     advantages_B: Tensor
     """One advantage a row, float32."""
     weights_BC: Tensor
     """Weight of each token's loss, float32; the sum over a step is divided once by the step's denominator."""
+    temperature: float = 1.0
+    """Sampling temperature: the policy's log-probabilities are of the distribution that was sampled."""
     rollout_index: tuple[int, ...] = ()
     """Which rollout of the step each row is (group-major)."""
     old_logps_BC: Tensor | None = None
@@ -177,15 +213,15 @@ class MicroBatch:
     """Log-probabilities under the reference model; None without a KL term."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same batch on another device."""
+        """The same micro-batch on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, **moved)
 
     def select_rows(self, rows: Sequence[int]) -> MicroBatch:
-        """The batch of these rows alone: narrower where they are, and without prompts that no row answers."""
+        """The micro-batch of these rows alone: as narrow as they allow, without prompts that no row answers."""
         width = max(self.lengths[row] for row in rows)
         used = sorted({self.prompt_index[row] for row in rows})
-        kept: dict[str, Any] = {
+        selected: dict[str, Any] = {
             name: value[list(rows), :width] if name.endswith("_BC") else value[list(rows)]
             for name, value in self._tensors().items()
         }
@@ -195,16 +231,63 @@ class MicroBatch:
             prompt_index=tuple(used.index(self.prompt_index[row]) for row in rows),
             lengths=tuple(self.lengths[row] for row in rows),
             rollout_index=tuple(self.rollout_index[row] for row in rows) if self.rollout_index else (),
-            **kept,
+            **selected,
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)}
 
 
+@dataclass(kw_only=True)
+class PendingRollouts:
+    """Rollouts between sampling and their last update, and what their step has come to so far.
+
+    It is all of a run's state that is neither weight nor counter, and it is part of every checkpoint.
+
+    Example: `PendingRollouts(groups=[g1, g2], batches=[m1, m2, m3], denominator=731.0, updates_left=1)`
+    """
+
+    groups: list[Group]
+    """This rank's groups."""
+    batches: list[MicroBatch]
+    """Their micro-batches; `old_logps_BC` is filled at the first update when more follow."""
+    denominator: float
+    """The step's one denominator."""
+    updates_left: int
+    """Updates still to be made from these rollouts."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the rollouts."""
+    observed: list[Group] = field(default_factory=list)
+    """Groups of all ranks, where an observer listens; not saved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What a run is, as observers hear it at its start.
+
+    Example: `RunInfo(folder="runs/quickstart", total_steps=330, resumed_from=0, num_prompts=4096,
+    prompts_per_step=16, num_generations=8)`
+    """
+
+    folder: str
+    """The run's output folder."""
+    total_steps: int
+    """Optimizer steps after which the run ends."""
+    resumed_from: int = 0
+    """Optimizer steps that an earlier start of the run has finished; what follows them is made again."""
+    num_prompts: int = 0
+    """Prompts of the training set."""
+    prompts_per_step: int = 0
+    """Prompts a step, over all ranks."""
+    num_generations: int = 0
+    """Completions a prompt (G)."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The run's options by name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What happened in one optimizer step, for observers.
+    """What happened in one optimizer step, as observers hear it.
 
     Example: `StepResult(index=12, groups=(g1, g2), metrics={"reward": 0.41, "loss": -0.003})`
     """
@@ -212,16 +295,22 @@ class StepResult:
     index: int
     """Optimizer steps finished, counting this one."""
     groups: tuple[Group, ...]
-    """The rollouts trained on."""
+    """The rollouts trained on; with several updates a sampling the same for each of them."""
     metrics: Mapping[str, float]
     """Metric name to value; names follow TRL where they mean the same."""
+    epoch: float = 0.0
+    """Passes over the training set finished."""
+    learning_rate: float = 0.0
+    """Of this step."""
+    policy_version: int = 0
+    """Optimizer steps that the policy had taken when it sampled these rollouts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
     """What a task says of one answer, apart from any reward.
 
-    Example: `Grade(strict=False, lenient=True, formatted=False)`: right number, wrong dress.
+    Example, the right number in the wrong format: `Grade(strict=False, lenient=True, formatted=False)`
     """
 
     strict: bool
@@ -233,48 +322,15 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardFailure:
-    """Something a reward function did wrong on one row.
-
-    Example: `RewardFailure(function="equation", row=3, kind="exception", detail="ZeroDivisionError: division by zero")`
-    """
-
-    function: str
-    """Name of the reward function."""
-    row: int | None
-    """Index in the call's batch, None where the whole call is meant."""
-    kind: Literal["length", "nan", "exception", "timeout", "type"]
-    """What went wrong."""
-    detail: str
-    """The exception's text, the length that was returned, …"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardScores:
-    """What all reward functions said of one batch of completions.
+    """What all reward functions returned for one batch of completions.
 
-    Example: `RewardScores(names=("format", "equation"), values=((1.0, 0.0), (None, 1.0)), problems=())`
+    Example: `RewardScores(names=("format", "equation"), values=((1.0, 0.0), (None, 1.0)), failures=())`
     """
 
     names: tuple[str, ...]
     """Reward function names, unique."""
     values: tuple[tuple[float | None, ...], ...]
     """One tuple a completion, in the order of `names`."""
-    problems: tuple[RewardFailure, ...] = field(default=())
+    failures: tuple[RewardFailure, ...] = ()
     """What went wrong; a row named here has None, never a silent 0."""
-
-
-@dataclass(kw_only=True)
-class PendingRollouts:
-    """Rollouts between sampling and their last update: what of a run's state is neither weight nor counter."""
-
-    groups: list[Group]
-    """This rank's groups."""
-    batches: list[MicroBatch]
-    """Their batches; `old_logps_BC` is filled at the first update when more follow."""
-    denominator: float
-    """The step's one denominator."""
-    updates_left: int
-    """Updates still to be made from these rollouts."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Metrics of the rollouts."""

@@ -48,10 +48,10 @@ class TransformersEngine:
         self.end_ids = end_token_ids(model, tokenizer)
         self._stops: dict[tuple[str, ...], StopStrings] = {}
 
-    def load(self, weights: Any) -> None:
-        """Take the policy's weights: they are shared, and no cache outlives a call, so only the reference moves."""
-        if weights is not self.model:
-            self.model = weights
+    def sync_weights(self, policy: Any, *, version: int) -> None:
+        """Nothing to copy: the policy's tensors are shared, and no cache outlives a call."""
+        if policy is not self.model:
+            self.model = policy
             self._stops = {}
 
     def stops(self, sampling: SamplingParams) -> StopStrings | None:

@@ -1,6 +1,6 @@
 """What watches a run: each is an `Observer`, told of every step, and none changes anything.
 
-`Console` prints a line now and then, `NotebookProgress` draws under a notebook's cell, `MetricsLog` keeps the figures,
+`Console` prints a line now and then, `NotebookProgress` draws under the cell, `MetricsLog` keeps the metrics,
 `RolloutLog` writes down what the model said, and `draw_curves` makes a picture of a history.
 """
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from dunwu.core.protocols import Observer
 from dunwu.core.records import StepResult
 
 __all__ = ["Console"]
@@ -18,7 +19,7 @@ __all__ = ["Console"]
 _HEAD = "     step  reward  dead  tokens   cut  entropy  s/step   left  rewards"
 
 
-class Console:
+class Console(Observer):
     """Prints a line every `every` steps and at the last one.
 
     Args:

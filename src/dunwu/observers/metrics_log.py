@@ -9,13 +9,14 @@ import json
 import time
 from pathlib import Path
 
+from dunwu.core.protocols import Observer
 from dunwu.core.records import StepResult
 from dunwu.observers.jsonl import JsonlFile
 
 __all__ = ["MetricsLog"]
 
 
-class MetricsLog:
+class MetricsLog(Observer):
     """Keeps every step's metrics with the seconds since the run began.
 
     Args:

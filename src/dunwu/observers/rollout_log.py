@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dunwu.core.protocols import Observer
 from dunwu.core.records import StepResult
 from dunwu.observers.jsonl import JsonlFile
 
 __all__ = ["RolloutLog"]
 
 
-class RolloutLog:
+class RolloutLog(Observer):
     """Appends every rollout of every step to a file.
 
     Args:

@@ -9,6 +9,7 @@ A reward function is called with keyword arguments `prompts`, `completions`, `co
 but `prompt`, and returns one number or None a completion.
 """
 
+from dunwu.errors import RewardError
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import (
     answer_in_tags,
@@ -34,7 +35,7 @@ from dunwu.rewards.numbers import (
 )
 from dunwu.rewards.registry import BUILT_IN, get_reward, reward_functions
 from dunwu.rewards.reward_model import RewardModel
-from dunwu.rewards.runner import RewardError, RewardRunner, combine
+from dunwu.rewards.runner import RewardRunner, combine
 from dunwu.rewards.text import (
     boxed_answer,
     boxed_answer_matches,

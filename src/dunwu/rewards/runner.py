@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from dunwu.core.protocols import RewardFunction
-from dunwu.core.records import RewardFailure, RewardScores
+from dunwu.core.records import RewardScores
+from dunwu.errors import RewardError, RewardFailure
 from dunwu.rewards.calling import Failure, Plug, attempt, attempt_together
 
-__all__ = ["RewardError", "RewardRunner", "combine"]
+__all__ = ["RewardRunner", "combine"]
 
 _PATIENCE = 3
 """Time-outs' worth of seconds that the search for the row that hangs may take, so that it always ends."""
@@ -39,18 +40,15 @@ _ADVICE: dict[str, str] = {
 }
 
 
-class RewardError(ValueError):
-    """A reward function failed. `problem` says which, where and how; the cause, if any, is chained."""
-
-    def __init__(self, problem: RewardFailure, completion: str | None) -> None:
-        self.problem = problem
-        where = "on the whole batch" if problem.row is None else f"on row {problem.row}"
-        text = "" if completion is None else f" That completion begins {completion[:80]!r}."
-        advice = _ADVICE[problem.kind].removesuffix(".")
-        super().__init__(
-            f"Reward function {problem.function!r} failed {where} ({problem.kind}): {problem.detail}.{text} "
-            f'{advice}. To go on without such rows, set on_error="skip".'
-        )
+def _reward_error(failure: RewardFailure, completion: str | None) -> RewardError:
+    where = "on the whole batch" if failure.row is None else f"on row {failure.row}"
+    text = "" if completion is None else f" That completion begins {completion[:80]!r}."
+    advice = _ADVICE[failure.kind].removesuffix(".")
+    return RewardError(
+        f"Reward function {failure.function!r} failed {where} ({failure.kind}): {failure.detail}.{text} "
+        f'{advice}. To go on without such rows, set on_error="skip".',
+        failure,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +75,7 @@ class RewardRunner:
     `weights`: one a function (default: all 1). `timeout`: seconds one call may take, in a thread of its own;
     None never stops a function, and then sync ones run in the calling thread (math-verify's own time-outs
     need that). `on_error`: "raise" stops at the first problem with a `RewardError`; "skip" gives None to the
-    rows concerned, counts them in `problem_counts` and returns them in `RewardScores.problems`.
+    rows concerned, counts them in `failure_counts` and returns them in `RewardScores.failures`.
 
     Where a call fails, the function is called again row by row to find the row, for at most three time-outs;
     in "skip" the other rows' values are those calls'. A failure that no row alone repeats is the whole
@@ -101,7 +99,7 @@ class RewardRunner:
         self.weights = _checked_weights(weights, len(listed))
         self.timeout = timeout
         self.on_error = on_error
-        self.problem_counts: Counter[tuple[str, str]] = Counter()
+        self.failure_counts: Counter[tuple[str, str]] = Counter()
         """(function, kind) to the number of problems so far."""
 
     @property
@@ -152,13 +150,13 @@ class RewardRunner:
             column, failures = self._examined(plug, result, call)
             values.append(column)
             problems += [self._report(plug, failure, call) for failure in failures]
-        return RewardScores(names=self.names, values=tuple(zip(*values, strict=True)), problems=tuple(problems))
+        return RewardScores(names=self.names, values=tuple(zip(*values, strict=True)), failures=tuple(problems))
 
     def _report(self, plug: Plug, failure: Failure, call: _Call) -> RewardFailure:
         problem = RewardFailure(function=plug.name, row=failure.row, kind=failure.kind, detail=failure.detail)
-        self.problem_counts[plug.name, failure.kind] += 1
+        self.failure_counts[plug.name, failure.kind] += 1
         if self.on_error == "raise":
-            raise RewardError(problem, _beginning(call, failure.row)) from failure.cause
+            raise _reward_error(problem, _beginning(call, failure.row)) from failure.cause
         return problem
 
     def _examined(self, plug: Plug, result: Any, call: _Call) -> tuple[list[float | None], list[Failure]]:

@@ -54,7 +54,7 @@ class RolloutCollector:
     def step(self, prompts: Sequence[Prompt], model: Any, index: int) -> PendingRollouts:
         """Sample and pack step `index` from the weights of `model`; this rank's share of the prompts."""
         began = time.perf_counter()
-        self.engine.load(model)
+        self.engine.sync_weights(model, version=index)
         groups = self._sampled(prompts, self.sampling(step=index))
         rollout_time = time.perf_counter() - began
         with self.precision():
@@ -62,8 +62,8 @@ class RolloutCollector:
         if self.objective.beta and self.objective.kl_in == "reward":
             groups = self._penalised(groups)
         groups = add_advantages(groups, self.objective, others=self._others(groups))
-        redact = self.args.mask_truncated_completions
-        lengths = all_gather_list(trained_token_counts(groups, mask_truncated=redact), self.args.world_size)
+        masked = self.args.mask_truncated_completions
+        lengths = all_gather_list(trained_token_counts(groups, mask_truncated=masked), self.args.world_size)
         return PendingRollouts(
             groups=groups,
             batches=self._packed(groups),
@@ -77,7 +77,7 @@ class RolloutCollector:
 
     def held_out(self, prompts: Sequence[Prompt], model: Any) -> list[RolloutStats]:
         """Facts of rollouts for an evaluation with the weights of `model`, from all ranks."""
-        self.engine.load(model)
+        self.engine.sync_weights(model, version=-1)
         # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
         sampling = self.sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
         return all_gather_list(rollout_stats(self._sampled(prompts, sampling)), self.args.world_size)

@@ -54,7 +54,7 @@ class Validation:
     excluded: int
     """Rows without one: unparsable, or no solution."""
     capped: int
-    """Of the checked, rows whose best possible reward (`task.max_reward_of(row)`) is lower: the rewards' own defects."""
+    """Of the checked, rows on which no text can earn `max_reward`: there the gold answer must reach the row's best."""
     failures: tuple[Failure, ...]
     """Gold answers that fell short."""
 

@@ -63,7 +63,8 @@ def format_completions(groups: Sequence[Group], count: int) -> str:
         scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
         blocks.append(
             f"prompt: {prompt.text}\ncompletion ({len(rollout.completion.ids)} tokens, "
-            f"{rollout.completion.finish_reason}): {rollout.completion.text}\nreward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
+            f"{rollout.completion.finish_reason}): {rollout.completion.text}\nreward {rollout.reward} ({scores}), "
+            f"advantage {rollout.advantage:+.3f}"
         )
     return "\n---\n".join(blocks)
 
@@ -122,7 +123,7 @@ def _what_to_watch(args: GRPOConfig, objective: AlgorithmConfig) -> str:
         return (
             "the loss compares the policy with itself before its updates: it hovers around 0. Watch reward and length"
         )
-    if objective.loss_aggregation == "seq_mean" and objective.surrogate == "clip" and not objective.beta:
+    if objective.loss_aggregation == "seq_mean" and objective.policy_loss == "clip" and not objective.beta:
         return (
             "the loss will read 0 at every step, by construction: rollouts are used once, so the ratio is 1, and a "
             "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"

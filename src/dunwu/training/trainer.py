@@ -106,7 +106,7 @@ class GRPOTrainer(Trainer):
         init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
         policy = prepare_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
         tokenizer = processing_class or tokenizer_of(policy)
-        self.objective: AlgorithmConfig = AlgorithmConfig(**args.algorithm_options())
+        self.objective: AlgorithmConfig = args.algorithm()
         self.scorer = _runner(reward_functions(reward_funcs, reward_processing_classes), args)
         self.prompts = build_training_prompts(train_dataset, policy, tokenizer, args)
         self.observers = list(observers)
@@ -134,7 +134,8 @@ class GRPOTrainer(Trainer):
         return make_engine(self.model, self.processing_class, kind=args.engine, autocast=autocast, cache_bytes=memory)
 
     def _wired(self) -> RolloutCollector:
-        let_gloo_finish_at_exit(self.args.world_size)
+        if self.args.world_size > 1:
+            let_gloo_finish_at_exit()
         guarded(self.callback_handler.callbacks)
         show_in_notebook(self)
         if self.prompts:
@@ -235,7 +236,9 @@ class GRPOTrainer(Trainer):
             batch.advantages_B,
             batch.mask_BC,
             old_logps_BC=batch.old_logps_BC,
+            sampler_logps_BC=batch.sampler_logps_BC,
             reference_logps_BC=batch.reference_logps_BC,
+            entropy_BC=entropy_BC,
         )
         self._last_logps = logps_BC.detach()
         self._ledger.add_tokens(

@@ -73,17 +73,17 @@ class FastEngine:
         self.native = native
         self._held: Held | None = None
         self._said: set[str] = set()
-        self.load(model)
+        self.sync_weights(model, version=0)
 
-    def load(self, weights: Any) -> None:
+    def sync_weights(self, policy: Any, *, version: int) -> None:
         """Take a model; its weights are read anew at each call of `generate`."""
-        if getattr(self, "model", None) is weights:
+        if getattr(self, "model", None) is policy:
             return
-        reason = why_not_known(weights) or why_not_readable(unwrap_model(weights))
+        reason = why_not_known(policy) or why_not_readable(unwrap_model(policy))
         if reason is not None:
             raise ValueError(f"the fast engine does not know this model: {reason}; use TransformersEngine")
-        self.model = weights
-        self.end_ids = end_token_ids(unwrap_model(weights), self.tokenizer)
+        self.model = policy
+        self.end_ids = end_token_ids(unwrap_model(policy), self.tokenizer)
         self._decoder: Decoder | NativeDecoder | None = None
         self._held = None
         self._stops: dict[tuple[str, ...], StopStrings] = {}
