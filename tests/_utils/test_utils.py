@@ -43,26 +43,26 @@ def test_the_voice_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPa
 def test_token_means_divide_once_by_all_tokens_of_the_step() -> None:
     """The mean of two micro-batches' means would weigh their tokens unequally."""
     ledger = MetricsBuffer()
-    ledger.open_step()
-    ledger.add_tokens({"tokens": torch.tensor(1.0), "entropy": torch.tensor(2.0)})
-    ledger.add_tokens({"tokens": torch.tensor(3.0), "entropy": torch.tensor(1.0)})
+    ledger.start_step()
+    ledger.add_token_sums({"tokens": torch.tensor(1.0), "entropy": torch.tensor(2.0)})
+    ledger.add_token_sums({"tokens": torch.tensor(3.0), "entropy": torch.tensor(1.0)})
     assert ledger.token_means(lambda sums: sums) == {"entropy": 0.75}
     # Two ranks with the same sums: twice the tokens, twice the entropy.
     assert ledger.token_means(lambda sums: 2 * sums) == {"entropy": 0.75}
-    ledger.open_step()
-    ledger.add_tokens({"tokens": torch.tensor(0.0), "entropy": torch.tensor(0.0)})
+    ledger.start_step()
+    ledger.add_token_sums({"tokens": torch.tensor(0.0), "entropy": torch.tensor(0.0)})
     assert ledger.token_means(lambda sums: sums) == {"entropy": 0.0}
 
 
 def test_means_are_of_the_steps_since_the_last_log_also_across_a_checkpoint() -> None:
     ledger = MetricsBuffer()
-    ledger.note({"reward": 1.0})
-    ledger.note({"reward": 2.0, "kl": 4.0})
+    ledger.record({"reward": 1.0})
+    ledger.record({"reward": 2.0, "kl": 4.0})
     resumed = MetricsBuffer()
     resumed.load_state(ledger.state())
     assert resumed.latest() == {"reward": 2.0, "kl": 4.0}
-    assert resumed.means() == ledger.means() == {"reward": 1.5, "kl": 4.0}
-    assert resumed.means() == {}
+    assert resumed.pop_means() == ledger.pop_means() == {"reward": 1.5, "kl": 4.0}
+    assert resumed.pop_means() == {}
 
 
 def test_what_waits_for_an_import_is_done_once_and_after_it(tmp_path: Path) -> None:

@@ -349,11 +349,11 @@ def test_groups_that_teach_nothing_are_not_computed_and_no_micro_batch_is_comput
         calls: list[int] = []
         model.model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         samples, denominator = trainer.get_batch_samples(iter([trainer.prompts]), 1, torch.device("cpu"))
-        batches = trainer._pending.batches
-        tokens = [6 + sum(len(r.completion.ids) - 1 for r in group.rollouts) for group in trainer._pending.groups]
+        batches = trainer.loop.pending.batches
+        tokens = [6 + sum(len(r.completion.ids) - 1 for r in group.rollouts) for group in trainer.loop.pending.groups]
         computed = [len(layout_of(batch).ids_N) for batch in batches]
         assert computed == tokens[1::2] and 0.4 < sum(computed) / sum(tokens) < 0.6
         assert len(batches) == 3 and not calls, "nothing but the sampling has run"
         trainer.training_step(model, samples[0], denominator)
         assert len(calls) == len(batches)
-        assert all((batch.old_logps_BC is not None) == (passes == 2) for batch in trainer._pending.batches)
+        assert all((batch.old_logps_BC is not None) == (passes == 2) for batch in trainer.loop.pending.batches)

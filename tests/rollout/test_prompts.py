@@ -107,7 +107,7 @@ def test_prompts_too_long_are_dropped_and_counted_and_the_others_keep_their_keys
 
 def test_prompts_too_long_lose_their_beginning_where_that_is_asked_for(tiny):
     rows = [{"prompt": "abcdef"}, {"prompt": "ab"}]
-    found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=3, too_long="cut"))
+    found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=3, overlong="cut"))
     assert [p.text for p in found] == ["def", "ab"]
     assert [text_of(tiny, p.ids) for p in found] == ["def", "ab"]
     assert (report.dropped, report.cut) == (0, 1)

@@ -191,15 +191,15 @@ def test_a_trainer_finds_its_budget_before_its_first_step_and_a_resumed_one_has_
     """Found anew on a fuller machine, it would cut steps elsewhere; after a halving, it would run out again."""
     options = {"save_strategy": "steps", "save_steps": 1}
     first = make_trainer(max_steps=1, **options)
-    assert first._budget.tokens is None
+    assert first.token_budget.tokens is None
     first.train()
-    assert 256 <= first._budget.tokens <= 8192
-    first._budget.tokens = 333  # as it is after memory ran out
+    assert 256 <= first.token_budget.tokens <= 8192
+    first.token_budget.tokens = 333  # as it is after memory ran out
     first.save_state()
     first._save_checkpoint(first.model, None)
     second = make_trainer(max_steps=2, **options)
     second.train(resume_from_checkpoint=True)
-    assert second.state.global_step == 2 and second._budget.tokens == 333
+    assert second.state.global_step == 2 and second.token_budget.tokens == 333
 
 
 # -- memory runs out -----------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_a_step_that_ran_out_of_memory_midway_is_the_same_step(tiny, make_traine
         model = tiny.exact(tiny.model())
         trainer = make_trainer(model, rows=rows, tokens_per_micro_batch=64, num_iterations=passes, beta=0.1)
         samples, denominator = trainer.get_batch_samples(iter([trainer.prompts]), 1, torch.device("cpu"))
-        sizes = [computed(batch) for batch in trainer._pending.batches]
+        sizes = [computed(batch) for batch in trainer.loop.pending.batches]
         assert len(sizes) > 1 and sizes[0] < max(sizes)
 
         def wall(module: Any, args: Any, kwargs: Any, limit: int = max(sizes)) -> None:
@@ -292,11 +292,11 @@ def test_a_step_that_ran_out_of_memory_midway_is_the_same_step(tiny, make_traine
         if fails:
             model.register_forward_pre_hook(wall, with_kwargs=True)
         trainer.training_step(model, samples[0], denominator)
-        cut.append(len(trainer._pending.batches))
-        metrics = {k: v for k, v in trainer._ledger.latest().items() if "time" not in k}
+        cut.append(len(trainer.loop.pending.batches))
+        metrics = {k: v for k, v in trainer.metrics_buffer.latest().items() if "time" not in k}
         old = {
             index: batch.old_logps_BC[i, : batch.lengths[i]].tolist()
-            for batch in trainer._pending.batches
+            for batch in trainer.loop.pending.batches
             for i, index in enumerate(batch.rollout_index)
             if batch.old_logps_BC is not None
         }
@@ -359,7 +359,7 @@ def trained(callbacks):
     trainer = GRPOTrainer(make(), reward, config, rows, processing_class=tokenizer, callbacks=callbacks)
     trainer.train()
     log = trainer.state.log_history[0]
-    return {name: log[name] for name in ("loss", "grad_norm", "entropy")} | {"tokens": trainer._budget.tokens}
+    return {name: log[name] for name in ("loss", "grad_norm", "entropy")} | {"tokens": trainer.token_budget.tokens}
 
 
 free = trained([])

@@ -308,7 +308,7 @@ def test_a_whole_optimizer_step_on_the_same_rollouts_gives_the_weights_of_trl(
         **options,
     )
     trainer.train()
-    groups = add_advantages(scene.groups, trainer.objective)
+    groups = add_advantages(scene.groups, trainer.algorithm)
     (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
     lengths = trained_token_counts(groups, mask_truncated=False)
     other = their_trainer(max_steps=1, **options)

@@ -63,7 +63,7 @@ def test_any_cut_of_a_step_gives_the_same_gradient(tiny, make_trainer, name, dty
         model = two_ended(tiny) if dtype == torch.float32 else tiny.exact(two_ended(tiny))
         trainer = make_trainer(model, loss_type=name, tokens_per_micro_batch=budget, beta=0.1, num_generations=6)
         gradients.append(tiny.backward(trainer, trainer.prompts))
-        numbers.add(len(trainer._pending.batches))
+        numbers.add(len(trainer.loop.pending.batches))
     assert len(numbers) == 5 and min(numbers) == 1, "five different cuts"
     for other in gradients[1:]:
         assert tiny.far(gradients[0], other) < tolerance
@@ -84,7 +84,7 @@ def test_any_cut_gives_the_same_metrics(tiny, make_trainer):
     for budget in (100_000, 40):
         trainer = make_trainer(two_ended(tiny), tokens_per_micro_batch=budget, beta=0.1)
         tiny.backward(trainer, trainer.prompts)
-        found.append({k: v for k, v in trainer._ledger.latest().items() if "time" not in k})
+        found.append({k: v for k, v in trainer.metrics_buffer.latest().items() if "time" not in k})
     assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
     assert found[0]["entropy"] > 0.5
 
@@ -96,7 +96,7 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
 
     class Look(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model, **_):
-            seen["gradients"], seen["pending"] = tiny.gradients(model), trainer._pending
+            seen["gradients"], seen["pending"] = tiny.gradients(model), trainer.loop.pending
 
     trainer = make_trainer(
         tiny.exact(two_ended(tiny)),
@@ -110,13 +110,13 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
     trainer.train()
     pending, model = seen["pending"], tiny.exact(two_ended(tiny))
     assert len(pending.batches) > 2
-    aggregation = trainer.objective.loss_aggregation
+    aggregation = trainer.algorithm.loss_aggregation
     (batch,) = make_micro_batches(pending.groups, loss_aggregation=aggregation, tokens=100_000)
     with torch.no_grad():
         reference, _ = forward_logps(model, batch, 1.0)
     logps, _ = forward_logps(model, batch, 1.0)
     result = algorithm.token_loss(
-        trainer.objective, logps, batch.advantages_B, batch.mask_BC, reference_logps_BC=reference
+        trainer.algorithm, logps, batch.advantages_B, batch.mask_BC, reference_logps_BC=reference
     )
     lengths = [len(r.completion.ids) for g in pending.groups for r in g.rollouts]
     denominator = {"seq_mean": 8, "token_mean": sum(lengths), "seq_sum_norm": 8 * 8}[aggregation]
@@ -326,7 +326,7 @@ def test_the_second_update_compares_with_the_policy_before_the_first(tiny, make_
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            seen[state.global_step] = list(trainer._pending.batches)
+            seen[state.global_step] = list(trainer.loop.pending.batches)
 
     trainer.add_callback(Look())
     trainer.train()
@@ -543,7 +543,7 @@ def test_neighbouring_seeds_share_no_permutation():
 
 
 def test_without_shuffling_prompts_come_in_their_own_order():
-    assert list(PromptOrder(size=5, per_step=2, repeats=1, seed=None)) == [[0, 1, 2], [3, 4]]
+    assert list(PromptOrder(size=5, per_step=2, repeats=1, seed=None)) == [[0, 1], [2, 3, 4]]
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -594,9 +594,9 @@ def test_a_step_in_which_all_is_masked_has_no_loss_and_no_gradient_and_no_nan(ti
     )
     before = tiny.weights(model)
     gradients = tiny.backward(trainer)
-    assert {r.completion.finish_reason for g in trainer._pending.groups for r in g.rollouts} == {"length"}
+    assert {r.completion.finish_reason for g in trainer.loop.pending.groups for r in g.rollouts} == {"length"}
     assert all(not gradient.any() and gradient.isfinite().all() for gradient in gradients.values())
-    trainer._pending = None
+    trainer.loop.pending = None
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["loss"] == 0.0
@@ -607,11 +607,11 @@ def test_masked_completions_do_not_reach_the_gradient_through_the_trainer(tiny, 
     """The option itself, end to end: the batches hold none of the rollouts that were cut."""
     trainer = make_trainer(two_ended(tiny), mask_truncated_completions=True, max_completion_length=3)
     tiny.backward(trainer)
-    flat = [r.completion for g in trainer._pending.groups for r in g.rollouts]
+    flat = [r.completion for g in trainer.loop.pending.groups for r in g.rollouts]
     cut = {i for i, c in enumerate(flat) if c.finish_reason == "length"}
-    used = {i for batch in trainer._pending.batches for i in batch.rollout_index}
+    used = {i for batch in trainer.loop.pending.batches for i in batch.rollout_index}
     assert cut and used and not cut & used
-    assert trainer._pending.denominator == sum(len(c.ids) for c in flat if c.finish_reason == "stop")
+    assert trainer.loop.pending.denominator == sum(len(c.ids) for c in flat if c.finish_reason == "stop")
 
 
 # -- 21: rollouts with advantage 0 ---------------------------------------------------------------------------------
@@ -626,8 +626,8 @@ def test_skipping_rollouts_without_advantage_leaves_the_gradient_as_it_was(tiny,
 
     trainer = make_trainer(tiny.exact(two_ended(tiny)), reward, loss_type=name)
     skipped = tiny.backward(trainer)
-    pending = trainer._pending
-    every = make_micro_batches(pending.groups, loss_aggregation=trainer.objective.loss_aggregation, tokens=4096)
+    pending = trainer.loop.pending
+    every = make_micro_batches(pending.groups, loss_aggregation=trainer.algorithm.loss_aggregation, tokens=4096)
     rows, all_rows = (sum(len(b.lengths) for b in batches) for batches in (pending.batches, every))
     assert rows < all_rows == 24
     trainer.model.zero_grad()
@@ -638,4 +638,4 @@ def test_skipping_rollouts_without_advantage_leaves_the_gradient_as_it_was(tiny,
 def test_rollouts_without_advantage_are_kept_where_a_kl_in_the_loss_needs_them(tiny, make_trainer):
     trainer = make_trainer(two_ended(tiny), lambda completions, **_: [1.0] * len(completions), beta=0.1)
     tiny.backward(trainer)
-    assert sum(len(batch.lengths) for batch in trainer._pending.batches) == 24
+    assert sum(len(batch.lengths) for batch in trainer.loop.pending.batches) == 24

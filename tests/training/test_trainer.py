@@ -19,13 +19,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from dunwu._utils.distributed import ParallelContext
 from dunwu.core.records import SamplingParams
 from dunwu.engines import TransformersEngine
 from dunwu.errors import NonFiniteError
 from dunwu.model.logprobs import forward_logps
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.micro_batches import make_micro_batches
-from dunwu.training.checkpoint import remove_if_write_fails
+from dunwu.training.checkpoint import SavedRun, load_run, remove_if_write_fails, save_run
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21, our 5.23
 
@@ -508,11 +509,13 @@ def test_resuming_does_not_sample_again_what_is_pending(make_trainer, tiny, tmp_
 
 
 def test_a_rank_may_be_first_to_write_into_a_checkpoint(tmp_path):
-    from dunwu.training.checkpoint import load_pending, save_pending
-
     folder = tmp_path / "checkpoint-1"  # rank 0 has not made it yet
-    save_pending(folder, 1, None, {"mark": 3})
-    assert load_pending(folder, 1, []) == (None, {"mark": 3})
+    two = [ParallelContext(rank=rank, size=2) for rank in (0, 1)]
+    for context in reversed(two):
+        save_run(folder, SavedRun(pending=None, extra={"mark": 3 + context.rank}), context)
+    read = [load_run(folder, context, [], temperature=1.0, weights="") for context in two]
+    assert [saved.extra for saved in read] == [{"mark": 3}, {"mark": 4}]
+    assert [saved.pending for saved in read] == [None, None]
 
 
 def test_a_dataset_that_lost_a_pending_row_is_refused(make_trainer, tmp_path):
@@ -533,6 +536,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(t
         import os, runpy, sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
         import conftest, test_trainer, torch, transformers
+        import dunwu.training.resumable as hooks
         import dunwu.training.trainer as ours
         from dunwu.config import GRPOConfig
 
@@ -549,7 +553,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(t
                 if {where!r} == "model":
                     self._save = half_a_model
                 if {where!r} == "pending":
-                    ours.save_pending = die
+                    hooks.save_run = die
                 if {where!r} == "scheduler":
                     self._save_rng_state = die
                 if {where!r} == "trainer_state":
@@ -647,11 +651,11 @@ def test_a_step_whose_gradient_is_not_a_number_is_refused_and_its_batch_kept(tin
     assert all(torch.equal(value, spoil.before[key]) for key, value in trainer.model.state_dict().items())
     folder = tmp_path / "run" / "nonfinite-step-2"
     lines = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
-    kept = [r for g in trainer._pending.groups for r in g.rollouts]
+    kept = [r for g in trainer.loop.pending.groups for r in g.rollouts]
     assert [line["completion"] for line in lines] == [r.completion.text for r in kept]
     assert [line["advantage"] for line in lines] == [r.advantage for r in kept]
     batches = torch.load(folder / "batches.pt", weights_only=True)
-    assert torch.equal(batches[0]["completion_ids_BC"], trainer._pending.batches[0].completion_ids_BC)
+    assert torch.equal(batches[0]["completion_ids_BC"], trainer.loop.pending.batches[0].completion_ids_BC)
 
 
 def test_a_loss_that_is_infinite_is_refused_too(tiny, make_trainer):

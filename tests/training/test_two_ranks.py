@@ -34,9 +34,9 @@ class Seen:
 observers = [Seen()] if config.process_index == 0 else []  # one rank that listens is enough
 trainer = GRPOTrainer(embedded_model_path(), shorter, config, rows, observers=observers)
 trainer.train()
-warn_if_ranks_differ(trainer.prompts, config.world_size)
+warn_if_ranks_differ(trainer.prompts, trainer.parallel)
 print("SAME ROWS: SAID NOTHING")
-warn_if_ranks_differ(trainer.prompts[config.process_index:], config.world_size)
+warn_if_ranks_differ(trainer.prompts[config.process_index:], trainer.parallel)
 if trainer.is_world_process_zero():
     weights = {name: float(p.detach().double().abs().sum()) for name, p in trainer.model.named_parameters()}
     wrapper = type(trainer.model_wrapped).__name__

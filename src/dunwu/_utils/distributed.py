@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ParallelContext", "all_gather_list", "is_main_process", "let_gloo_finish_at_exit"]
+__all__ = ["ParallelContext", "is_main_process", "let_gloo_finish_at_exit"]
 
 Item = TypeVar("Item")
 
@@ -57,6 +57,16 @@ class ParallelContext:
         everyone: list[Any] = gather_object(items)
         return everyone
 
+    def gather_list(self, items: list[Item]) -> list[Item]:
+        """The items of all ranks, in rank order, on the main process; nothing on the others."""
+        if self.size == 1:
+            return items
+        import torch.distributed as dist
+
+        lists: list[list[Item]] | None = [[] for _ in range(self.size)] if self.is_main else None
+        dist.gather_object(items, lists, dst=0)
+        return [item for found in lists or [] for item in found]
+
     def any(self, condition: bool) -> bool:
         """Whether the condition holds on any rank."""
         return any(self.all_gather_list([condition]))
@@ -84,8 +94,3 @@ def let_gloo_finish_at_exit() -> None:
 
 def _rest() -> None:
     time.sleep(_REST_SECONDS)  # gives up the lock: all the threads wait for
-
-
-def all_gather_list(items: list[Item], world_size: int) -> list[Item]:
-    """The items of all ranks, in rank order."""
-    return ParallelContext(size=world_size).all_gather_list(items)

@@ -87,7 +87,8 @@ class _Talk:
         return "\n".join([*shown, completion.text + cut])
 
     def _prompt(self) -> Any:
-        from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
+        from dunwu.rollout.prompts import PromptSettings, build_prompts
+        from dunwu.rollout.training_prompts import max_prompt_tokens
 
         turns = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
         room = max_prompt_tokens(self.model, self.args.max_new_tokens)

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from dunwu.model.loading import load_model, to_best_device
     from dunwu.recipes.evaluation import evaluate
     from dunwu.recipes.recipe import make_tokenizer, model_source, prompt_rows
-    from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
+    from dunwu.rollout.prompts import PromptSettings, build_prompts
+    from dunwu.rollout.training_prompts import max_prompt_tokens
 
     for name in ("rows", "samples", "max_new_tokens"):
         if getattr(args, name) < 1:

@@ -1,8 +1,4 @@
-"""Where a run keeps its figures between two logs.
-
-What it is: sums over tokens that become means once a step, and figures of steps that become means once a log.
-What it is not: a tracker; transformers' callbacks carry what it gives to those.
-"""
+"""What is worth logging: statistics of rollouts, and the values of steps between two logs."""
 
 from __future__ import annotations
 
@@ -18,40 +14,43 @@ from torch import Tensor
 
 from dunwu.core.records import Group
 
-__all__ = ["MetricsBuffer"]
+__all__ = ["MetricsBuffer", "RolloutStats", "rollout_metrics", "rollout_row", "rollout_stats"]
 
 
 class MetricsBuffer:
-    """Figures of the steps since the last log, and token sums of the step in hand."""
+    """Metrics of the steps since the last log, and token sums of the current step."""
 
     def __init__(self) -> None:
         self._steps: dict[str, list[float]] = defaultdict(list)
+        self._latest: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
 
-    def open_step(self) -> None:
+    def start_step(self) -> None:
         """Forget the token sums of the step before."""
         self._sums.clear()
 
-    def add_tokens(self, sums: Mapping[str, Tensor]) -> None:
-        """Add a micro-batch's token sums; `tokens` among them is their number."""
+    def add_token_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Add a micro-batch's sums over tokens; `tokens` among them is their number."""
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def token_means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean of each figure over the step's tokens; `reduce` adds a tensor up over ranks."""
+        """Mean of each metric over the step's tokens; `reduce` adds a tensor up over ranks."""
         names = sorted(self._sums)
         found = dict(zip(names, reduce(torch.stack([self._sums[name] for name in names])).tolist(), strict=True))
         tokens = max(found.pop("tokens"), 1.0)
         return {name: value / tokens for name, value in found.items()}
 
-    def note(self, figures: Mapping[str, float]) -> None:
-        """Note figures of the step in hand."""
-        for name, value in figures.items():
-            self._steps[name].append(value)
+    def record(self, metrics: Mapping[str, float], *, keep: bool = True) -> None:
+        """Record the metrics of a step; with `keep` False, where nothing is ever logged, only as the latest."""
+        self._latest = dict(metrics)
+        if keep:
+            for name, value in metrics.items():
+                self._steps[name].append(value)
 
     def latest(self) -> dict[str, float]:
-        """The last value of every figure noted since the last log."""
-        return {name: values[-1] for name, values in self._steps.items()}
+        """The metrics of the last step recorded."""
+        return dict(self._latest)
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint must keep, so that a log after a resume has the steps before it."""
@@ -62,9 +61,10 @@ class MetricsBuffer:
         self._steps.clear()
         for name, values in state.items():
             self._steps[name] = list(values)
+        self._latest = {name: values[-1] for name, values in state.items()}
 
-    def means(self) -> dict[str, float]:
-        """Means since the last call, which they end."""
+    def pop_means(self) -> dict[str, float]:
+        """Means over the steps since the last call; they are forgotten."""
         means = {name: sum(values) / len(values) for name, values in self._steps.items()}
         self._steps.clear()
         return means
@@ -74,56 +74,56 @@ class MetricsBuffer:
 class RolloutStats:
     """What metrics need of one rollout: small enough to gather from all ranks.
 
-    Example: `RolloutStats(length=41, ended=True, reward=1.0, scores={"equation": 1.0}, dead=False)`
+    Example: `RolloutStats(length=41, terminated=True, reward=1.0, scores={"equation": 1.0}, zero_std=False)`
     """
 
     length: int
-    """Completion tokens."""
-    ended: bool
+    """Tokens that the model sampled."""
+    terminated: bool
     """Whether it ended by itself."""
     reward: float | None
     """Weighted reward."""
     scores: Mapping[str, float | None]
     """Each function's value."""
-    dead: bool
+    zero_std: bool
     """Whether its whole group got one reward, so that nothing can be learned from it."""
 
 
 def rollout_stats(groups: Sequence[Group]) -> list[RolloutStats]:
-    """Facts of every rollout, group-major."""
+    """Statistics of every rollout, group-major."""
     return [
         RolloutStats(
-            length=len(rollout.completion.ids),
-            ended=rollout.completion.finish_reason == "stop",
+            length=rollout.completion.sampled_tokens,
+            terminated=rollout.completion.finish_reason == "stop",
             reward=rollout.reward,
             scores=rollout.scores,
-            dead=len({r.reward for r in group.rollouts if r.reward is not None}) < 2,
+            zero_std=len({r.reward for r in group.rollouts if r.reward is not None}) < 2,
         )
         for group in groups
         for rollout in group.rollouts
     ]
 
 
-def rollout_metrics(facts: Sequence[RolloutStats]) -> dict[str, float]:
+def rollout_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
     """Metrics of a step's rollouts, under TRL's names where they mean the same."""
-    lengths = [float(f.length) for f in facts]
-    ended = [float(f.length) for f in facts if f.ended] or [0.0]
-    rewards = [f.reward for f in facts if f.reward is not None]
+    lengths = [float(s.length) for s in stats]
+    terminated = [float(s.length) for s in stats if s.terminated] or [0.0]
+    rewards = [s.reward for s in stats if s.reward is not None]
     metrics = {
-        "num_completions": float(len(facts)),
+        "num_completions": float(len(stats)),
         "completions/mean_length": statistics.fmean(lengths),
         "completions/min_length": min(lengths),
         "completions/max_length": max(lengths),
-        "completions/clipped_ratio": statistics.fmean(not f.ended for f in facts),
-        "completions/mean_terminated_length": statistics.fmean(ended),
-        "completions/min_terminated_length": min(ended),
-        "completions/max_terminated_length": max(ended),
+        "completions/clipped_ratio": statistics.fmean(not s.terminated for s in stats),
+        "completions/mean_terminated_length": statistics.fmean(terminated),
+        "completions/min_terminated_length": min(terminated),
+        "completions/max_terminated_length": max(terminated),
         "reward": statistics.fmean(rewards) if rewards else math.nan,
         "reward_std": statistics.stdev(rewards) if len(rewards) > 1 else 0.0,
-        "frac_reward_zero_std": statistics.fmean(f.dead for f in facts),
+        "frac_reward_zero_std": statistics.fmean(s.zero_std for s in stats),
     }
-    for name in facts[0].scores:
-        values = [value for f in facts if (value := f.scores[name]) is not None]
+    for name in stats[0].scores:
+        values = [value for s in stats if (value := s.scores[name]) is not None]
         metrics[f"rewards/{name}/mean"] = statistics.fmean(values) if values else math.nan
         metrics[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return metrics

@@ -257,6 +257,8 @@ class PendingRollouts:
     """Updates still to be made from these rollouts."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the rollouts."""
+    policy_version: int = 0
+    """Optimizer steps that the policy had taken when it sampled them."""
     observed: list[Group] = field(default_factory=list)
     """Groups of all ranks, where an observer listens; not saved."""
 

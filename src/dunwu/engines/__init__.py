@@ -4,6 +4,8 @@
 transformers. `make_engine` chooses. A new engine is any object that fits `dunwu.core.records.Engine`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +26,8 @@ def make_engine(
     *,
     kind: str = "auto",
     autocast: torch.dtype | None = None,
-    cache_bytes: int | None = None,
+    kv_cache_bytes: int | None = None,
+    options: Any = None,
 ) -> FastEngine | TransformersEngine:
     """The fast engine where it knows the model, else `generate`, and it says so.
 
@@ -33,7 +36,7 @@ def make_engine(
         tokenizer: its tokenizer.
         kind: `auto`, or one of `fast` and `generate`.
         autocast: dtype the trainer computes in over float32 weights.
-        cache_bytes: most memory for keys and values.
+        kv_cache_bytes: most memory for keys and values.
 
     Raises:
         ValueError: for `fast` with a model it does not know.
@@ -44,4 +47,13 @@ def make_engine(
     if reason is not None and kind == "auto":
         get_logger().info(f"rollouts use the engine 'transformers': the fast one does not know this model ({reason})")
         return TransformersEngine(model, tokenizer, autocast=autocast)
-    return FastEngine(model, tokenizer, autocast=autocast, cache_bytes=cache_bytes)
+    return FastEngine(model, tokenizer, autocast=autocast, cache_bytes=kv_cache_bytes)
+
+
+@contextmanager
+def ready(engine: Any, policy: Any = None, *, version: int | None = None, force: bool = False) -> Iterator[Any]:
+    """TEMPORARY until the engines branch is merged."""
+    if policy is not None:
+        engine.sync_weights(policy, version=version or 0)
+    with engine.session():
+        yield engine

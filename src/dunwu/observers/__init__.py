@@ -11,3 +11,15 @@ from dunwu.observers.plots import draw_curves
 from dunwu.observers.rollout_log import RolloutLog
 
 __all__ = ["Console", "MetricsLog", "NotebookProgress", "RolloutLog", "draw_curves", "show_in_notebook"]
+
+
+from typing import Any  # TEMPORARY
+from dunwu.core.protocols import Observer
+
+
+def resolve_observer(o: Any) -> Any:
+    return o
+
+
+class PrintedCompletions(Observer):
+    def __init__(self, count: int, *, every: int = 1) -> None: ...

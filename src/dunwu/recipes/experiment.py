@@ -24,7 +24,8 @@ from dunwu.core.records import Prompt
 from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
 from dunwu.recipes.evaluation import Evaluation, GradedCompletion, evaluate
 from dunwu.recipes.recipe import Recipe, make_config, make_task, make_trainer, prompt_rows
-from dunwu.rollout.prompts import PromptSettings, build_prompts, max_prompt_tokens
+from dunwu.rollout.prompts import PromptSettings, build_prompts
+from dunwu.rollout.training_prompts import max_prompt_tokens
 from dunwu.tasks.countdown_traces import summarise
 from dunwu.training.checkpoint import last_complete_checkpoint
 from dunwu.training.trainer import GRPOTrainer

@@ -1,42 +1,37 @@
-"""Rollouts: `collect` asks and scores, `add_advantages` compares, `make_micro_batches` makes batches.
-
-What it is: the road from prompts to tensors, and what is worth counting on it.
-What it is not: an engine, a reward or a loss; those come in through their interfaces.
-
-Shapes: B rows, T positions, C completion positions.
-"""
+"""From prompts to groups: `collect` samples and scores, `add_advantages` compares."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dunwu.core.algorithm import AlgorithmConfig, KlEstimator, advantages, kl_estimate
-from dunwu.core.protocols import Engine, Scorer
-from dunwu.core.records import Completion, Group, MicroBatch, Prompt, Rollout, SamplingParams
+from dunwu.core.records import Completion, Group, Message, MicroBatch, Prompt, Rollout, SamplingParams
 
-__all__ = [
-    "add_advantages",
-    "collect",
-    "kl_penalties",
-    "subtract_kl_penalty",
-]
+if TYPE_CHECKING:
+    from dunwu.core.protocols import Engine, Scorer
+
+__all__ = ["add_advantages", "collect", "kl_penalties", "subtract_kl_penalty"]
 
 
 def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling: SamplingParams) -> list[Group]:
-    """Ask each prompt `sampling.n` times and score what comes: one group a prompt, advantages not yet filled."""
-    asked = engine.generate(prompts, sampling)
-    owner = [prompt for prompt, completions in zip(prompts, asked, strict=True) for _ in completions]
-    flat = [completion for completions in asked for completion in completions]
+    """Sample each prompt `sampling.n` times and score the completions: one group a prompt, without advantages.
+
+    The engine must be ready (`engines.ready`).
+    """
+    sampled = engine.generate(prompts, sampling)
+    owners = [prompt for prompt, completions in zip(prompts, sampled, strict=True) for _ in completions]
+    flat = [completion for completions in sampled for completion in completions]
     scores = scorer.score(
-        prompts=[prompt.original for prompt in owner],
-        completions=[_as_given(prompt, completion) for prompt, completion in zip(owner, flat, strict=True)],
+        prompts=[prompt.original for prompt in owners],
+        completions=[_as_prompted(prompt, completion) for prompt, completion in zip(owners, flat, strict=True)],
         completion_ids=[list(completion.ids) for completion in flat],
-        columns=_columns(owner),
+        columns=_columns(owners),
     )
     rewards = scorer.total(scores)
     rollouts = [
@@ -48,7 +43,7 @@ def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling:
 
 
 def add_advantages(
-    groups: Sequence[Group], objective: AlgorithmConfig, *, others: Sequence[Group] = ()
+    groups: Sequence[Group], algorithm: AlgorithmConfig, *, others: Sequence[Group] = ()
 ) -> list[Group]:
     """The same groups with advantages; `others` are groups of other ranks, which count in a batch-wide std."""
     if not groups:
@@ -58,7 +53,7 @@ def add_advantages(
         [[math.nan if r.reward is None else r.reward for r in group.rollouts] for group in everyone],
         dtype=torch.float64,
     )
-    values = advantages(rewards_PG, baseline=objective.advantage_baseline, scale=objective.scale_rewards).tolist()
+    values = advantages(rewards_PG, baseline=algorithm.advantage_baseline, scale=algorithm.scale_rewards).tolist()
     return [
         replace(group, rollouts=tuple(replace(r, advantage=a) for r, a in zip(group.rollouts, row, strict=True)))
         for group, row in zip(groups, values, strict=False)
@@ -74,23 +69,33 @@ def subtract_kl_penalty(groups: Sequence[Group], penalties: Sequence[float]) -> 
     ]
 
 
-def kl_penalties(batches: Sequence[MicroBatch], estimator: KlEstimator) -> list[float]:
-    """KL of each rollout, summed over its tokens (nats), group-major: what a KL in the reward takes off.
+def kl_penalties(
+    batches: Sequence[MicroBatch], estimator: KlEstimator, policy_logps: Sequence[Tensor] | None = None
+) -> list[float]:
+    """KL of each rollout, summed over its trained tokens (nats), group-major: what a KL in the reward takes off.
 
-    The sampler's own log-probabilities stand for the policy's: they are the distribution the tokens came from.
+    Args:
+        batches: micro-batches of all rollouts, with the reference's log-probabilities.
+        estimator: of the KL at each token.
+        policy_logps: the policy's log-probabilities for each micro-batch, (B, C). None: the sampler's stand for
+            them, which is right only where nothing cut the distribution that was sampled (top-k, top-p, min-p, a
+            repetition penalty): a renormalised distribution is not the policy's.
     """
     found: dict[int, float] = {}
-    for batch in batches:
+    for i, batch in enumerate(batches):
         assert batch.reference_logps_BC is not None
-        kl_BC = kl_estimate(batch.sampler_logps_BC, batch.reference_logps_BC, estimator)
+        logps_BC = batch.sampler_logps_BC if policy_logps is None else policy_logps[i]
+        kl_BC = kl_estimate(logps_BC, batch.reference_logps_BC, estimator)
         found |= dict(zip(batch.rollout_index, (kl_BC * batch.mask_BC).sum(dim=1).tolist(), strict=True))
     return [found[index] for index in sorted(found)]
 
 
-def _as_given(prompt: Prompt, completion: Completion) -> Any:
-    """Completions reach rewards in the prompt's own dress: text, or messages. A prefill stays part of the prompt."""
+def _as_prompted(prompt: Prompt, completion: Completion) -> str | list[Message]:
+    """Rewards get completions in the prompt's own form: text, or messages. A prefill stays in the prompt."""
     if isinstance(prompt.original, str):
         return completion.text
+    if completion.messages:
+        return [dict(message) for message in completion.messages]
     return [{"role": "assistant", "content": completion.text}]
 
 

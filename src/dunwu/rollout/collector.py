@@ -1,44 +1,44 @@
-"""A step's prompts become what the trainer learns from: sampled, scored, compared, packed; on every rank its share.
-
-What it is: the order in which `rollout`'s functions are called with a run's settings, and what ranks tell each other.
-What it is not: the loop, the loss, or an engine.
-"""
+"""A step's prompts become what the trainer learns from: sampled, scored, compared, cut; on every rank its share."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dunwu._utils.distributed import all_gather_list
+import torch
+from torch import Tensor
+
+from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
-from dunwu.core.algorithm import AlgorithmConfig, loss_denominator
-from dunwu.core.metrics import RolloutStats, rollout_metrics, rollout_stats
+from dunwu.core import algorithm
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.metrics import rollout_metrics, rollout_stats
 from dunwu.core.protocols import Engine, Scorer
 from dunwu.core.records import Group, MicroBatch, PendingRollouts, Prompt, SamplingParams
+from dunwu.engines import ready
+from dunwu.model.loading import eval_mode
+from dunwu.model.logprobs import forward_logps
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.collect import add_advantages, collect, kl_penalties, subtract_kl_penalty
 from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
+from dunwu.rollout.observation import RunObservers
 from dunwu.rollout.token_budget import TokenBudget
 
-__all__ = ["RolloutCollector", "warn_if_ranks_differ"]
+__all__ = ["RolloutCollector", "sampling_params", "warn_if_ranks_differ"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RolloutCollector:
-    """Everything a step needs besides its prompts.
-
-    Example: `RolloutCollector(args=args, objective=objective, engine=engine, scorer=runner, reference=None, …)`
-    """
+    """Everything a step needs besides its prompts."""
 
     args: GRPOConfig
     """The run's options."""
-    objective: AlgorithmConfig
+    algorithm: AlgorithmConfig
     """The algorithm."""
     engine: Engine
     """Makes completions."""
@@ -46,90 +46,116 @@ class RolloutCollector:
     """Scores them."""
     reference: ReferenceModel | None
     """The reference model; None without a KL term."""
-    precision: Callable[[], AbstractContextManager[Any]]
-    """The trainer's autocast: the reference must compute as the policy does."""
+    autocast: Callable[[], AbstractContextManager[Any]]
+    """The precision that the policy trains in: the reference must compute in the same."""
     budget: TokenBudget
     """Tokens a forward pass may compute."""
+    observers: RunObservers
+    """Hear of every sampling."""
+    parallel: ParallelContext = field(default_factory=ParallelContext)
+    """Which share of the prompts is this rank's."""
+    policy_was_replaced: bool = True
+    """Whether the weights changed other than by an optimizer step since the engine last took them."""
 
-    def step(self, prompts: Sequence[Prompt], model: Any, index: int) -> PendingRollouts:
-        """Sample and pack step `index` from the weights of `model`; this rank's share of the prompts."""
+    def collect_step(self, prompts: Sequence[Prompt], model: Any, step: int) -> PendingRollouts:
+        """Sample and cut the rollouts of the update after `step` optimizer steps, from the weights of `model`."""
         began = time.perf_counter()
-        self.engine.sync_weights(model, version=index)
-        groups = self._sampled(prompts, self.sampling(step=index))
+        groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=step))
         rollout_time = time.perf_counter() - began
-        with self.precision():
+        with self.autocast():
             self.budget.settle(model, lambda tokens: self._sample(groups, tokens))
-        if self.objective.beta and self.objective.kl_in == "reward":
-            groups = self._penalised(groups)
-        groups = add_advantages(groups, self.objective, others=self._others(groups))
-        masked = self.args.mask_truncated_completions
-        lengths = all_gather_list(trained_token_counts(groups, mask_truncated=masked), self.args.world_size)
-        return PendingRollouts(
+        references: dict[int, Tensor] = {}
+        if self.algorithm.beta and self.algorithm.kl_in == "reward":
+            groups, references = self._with_kl_penalty(groups, model)
+        groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
+        lengths = trained_token_counts(groups, mask_truncated=self.args.mask_truncated_completions)
+        lengths = self.parallel.all_gather_list(lengths)
+        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
+        pending = PendingRollouts(
             groups=groups,
-            batches=self._packed(groups),
-            denominator=loss_denominator(lengths, self.objective.loss_aggregation, self.args.max_completion_length),
+            batches=self._micro_batches(groups, references),
+            denominator=algorithm.loss_denominator(lengths, aggregation, limit),
             updates_left=self.args.num_iterations,
             metrics={
-                **rollout_metrics(all_gather_list(rollout_stats(groups), self.args.world_size)),
+                **rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups))),
                 "time/rollout": rollout_time,
             },
+            policy_version=step,
         )
+        pending.observed = self.observers.rollouts(step + 1, groups)
+        return pending
 
-    def held_out(self, prompts: Sequence[Prompt], model: Any) -> list[RolloutStats]:
-        """Facts of rollouts for an evaluation with the weights of `model`, from all ranks."""
-        self.engine.sync_weights(model, version=-1)
+    def collect_eval(self, prompts: Sequence[Prompt], model: Any, step: int) -> tuple[dict[str, float], list[Group]]:
+        """Metrics of an evaluation with the weights of `model`, over all ranks, and this rank's groups.
+
+        `loss` is among them where there are at least two completions a prompt: the training loss that these rollouts
+        would have at their first update.
+        """
         # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
-        sampling = self.sampling(step=-1, n=self.args.num_generations_eval or self.args.num_generations)
-        return all_gather_list(rollout_stats(self._sampled(prompts, sampling)), self.args.world_size)
+        n = self.args.num_generations_eval or self.args.num_generations
+        groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=-1, n=n))
+        metrics = rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups)))
+        if n > 1:
+            metrics["loss"] = self._eval_loss(groups)
+        return metrics, groups
 
-    def sampling(self, *, step: int, n: int | None = None) -> SamplingParams:
-        """How the run samples at a step."""
-        args = self.args
-        return SamplingParams(
-            n=n or args.num_generations,
-            max_new_tokens=args.max_completion_length,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p or 0.0,
-            repetition_penalty=args.repetition_penalty,
-            stop=tuple(args.stop_strings or ()),
-            seed=args.seed,
-            step=step,
-        )
+    def _generate_and_score(
+        self, prompts: Sequence[Prompt], model: Any, step: int, sampling: SamplingParams
+    ) -> list[Group]:
+        force, self.policy_was_replaced = self.policy_was_replaced, False
+        with ready(self.engine, model, version=step, force=force):
+            return collect(self.parallel.share(prompts), self.engine, self.scorer, sampling)
 
-    def _sampled(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Group]:
-        # Every world_size-th prompt: groups stay whole, so that no reward has to travel.
-        share = prompts[self.args.process_index :: self.args.world_size]
-        with self.engine.session():
-            return collect(share, self.engine, self.scorer, sampling)
-
-    def _packed(self, groups: list[Group]) -> list[MicroBatch]:
+    def _micro_batches(self, groups: list[Group], references: dict[int, Tensor]) -> list[MicroBatch]:
         batches = make_micro_batches(
             groups,
-            loss_aggregation=self.objective.loss_aggregation,
+            loss_aggregation=self.algorithm.loss_aggregation,
             tokens=self._tokens(),
+            temperature=self.args.temperature,
             mask_truncated=self.args.mask_truncated_completions,
-            skip_zero_advantage=self.objective.can_skip_zero_advantage,
+            skip_zero_advantage=self.algorithm.can_skip_zero_advantage,
             shared_prompts=self.budget.shared_prompts,
         )
-        return self._with_references(batches) if self.objective.beta else batches
+        if references:
+            return [_with_rows(batch, references) for batch in batches]
+        return self._with_references(batches) if self.algorithm.beta else batches
 
-    def _penalised(self, groups: list[Group]) -> list[Group]:
-        everything = make_micro_batches(
-            groups, loss_aggregation="token_mean", tokens=self._tokens(), shared_prompts=self.budget.shared_prompts
+    def _every_rollout(self, groups: Sequence[Group], tokens: int) -> list[MicroBatch]:
+        """Micro-batches of all rollouts, masked ones and those without advantage included."""
+        return make_micro_batches(
+            groups,
+            loss_aggregation="token_mean",
+            tokens=tokens,
+            temperature=self.args.temperature,
+            shared_prompts=self.budget.shared_prompts,
         )
-        penalties = kl_penalties(self._with_references(everything), self.objective.kl_estimator)
-        return subtract_kl_penalty(groups, [self.objective.beta * penalty for penalty in penalties])
+
+    def _with_kl_penalty(self, groups: list[Group], model: Any) -> tuple[list[Group], dict[int, Tensor]]:
+        """The groups with the KL taken off their rewards, and the reference's log-probabilities by rollout."""
+        batches = self._with_references(self._every_rollout(groups, self._tokens()))
+        policy_logps = None
+        if sampling_params(self.args, step=0).has_warpers:
+            policy_logps = [self._policy_logps(batch, model) for batch in batches]
+        penalties = kl_penalties(batches, self.algorithm.kl_estimator, policy_logps)
+        references = {
+            index: row
+            for batch in batches
+            if batch.reference_logps_BC is not None
+            for index, row in zip(batch.rollout_index, batch.reference_logps_BC, strict=True)
+        }
+        return subtract_kl_penalty(groups, [self.algorithm.beta * penalty for penalty in penalties]), references
+
+    @torch.no_grad()
+    def _policy_logps(self, batch: MicroBatch, model: Any) -> Tensor:
+        with self.autocast(), eval_mode(model):
+            logps_BC, _ = forward_logps(model, batch.to(self.args.device), batch.temperature)
+        return logps_BC.to(batch.mask_BC.device)
 
     def _sample(self, groups: list[Group], tokens: int) -> list[MicroBatch]:
-        batches = make_micro_batches(
-            groups[:1], loss_aggregation="token_mean", tokens=tokens, shared_prompts=self.budget.shared_prompts
-        )
-        return [batch.to(self.args.device) for batch in batches]
+        return [batch.to(self.args.device) for batch in self._every_rollout(groups[:1], tokens)]
 
     def _tokens(self) -> int:
-        assert self.budget.tokens is not None, "settled before anything is packed"
+        assert self.budget.tokens is not None, "measured before anything is cut"
         return self.budget.tokens
 
     def _with_references(self, batches: list[MicroBatch]) -> list[MicroBatch]:
@@ -143,25 +169,64 @@ class RolloutCollector:
 
     def _with_reference(self, batch: MicroBatch) -> MicroBatch:
         assert self.reference is not None
-        with self.precision():
-            logps = self.reference.logps(batch.to(self.args.device), self.args.temperature)
+        with self.autocast():
+            logps = self.reference.logps(batch.to(self.args.device), batch.temperature)
         return replace(batch, reference_logps_BC=logps.to(batch.mask_BC.device))
 
-    def _others(self, groups: list[Group]) -> list[Group]:
+    @torch.no_grad()
+    def _eval_loss(self, groups: list[Group]) -> float:
+        """The policy loss at a ratio of 1, where the sampler's log-probabilities are the policy's; over all ranks."""
+        groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
+        lengths = self.parallel.all_gather_list(trained_token_counts(groups, mask_truncated=False))
+        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
+        denominator = algorithm.loss_denominator(lengths, aggregation, limit)
+        total = 0.0
+        for batch in self._every_rollout(groups, 2**62) if groups else []:
+            sampler_BC, mask_BC = batch.sampler_logps_BC, batch.mask_BC
+            loss_BC = algorithm.token_loss(
+                self.algorithm, sampler_BC, batch.advantages_B, mask_BC, sampler_logps_BC=sampler_BC
+            ).loss_BC
+            total += float((loss_BC * algorithm.loss_weights(mask_BC, aggregation)).sum())
+        return sum(self.parallel.all_gather_list([total])) / denominator
+
+    def _groups_of_other_ranks(self, groups: list[Group]) -> list[Group]:
         """Groups of other ranks, where a batch-wide standard deviation needs their rewards."""
-        if self.args.world_size == 1 or self.objective.scale_rewards != "batch":
+        if self.parallel.size == 1 or self.algorithm.scale_rewards != "batch":
             return []
-        keys = {group.prompt.row_index for group in groups}
-        return [
-            group for group in all_gather_list(groups, self.args.world_size) if group.prompt.row_index not in keys
-        ]
+        own = {group.prompt.row_index for group in groups}
+        return [group for group in self.parallel.all_gather_list(groups) if group.prompt.row_index not in own]
 
 
-def warn_if_ranks_differ(prompts: Sequence[Prompt], world_size: int) -> None:
-    """Say where processes hold different rows: each takes its share of a list that should be one."""
+def sampling_params(args: GRPOConfig, *, step: int, n: int | None = None) -> SamplingParams:
+    """How a run samples at a step."""
+    return SamplingParams(
+        n=n or args.num_generations,
+        max_new_tokens=args.max_completion_length,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p or 0.0,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop_strings or ()),
+        seed=args.seed,
+        step=step,
+    )
+
+
+def warn_if_ranks_differ(prompts: Sequence[Prompt], parallel: ParallelContext) -> None:
+    """Warn where processes have different rows: each takes its share of a list that should be one."""
     digest = hashlib.sha256("\0".join(prompt.text for prompt in prompts).encode()).hexdigest()
-    if len(set(all_gather_list([digest], world_size))) > 1 and os.environ.get("RANK", "0") == "0":
+    if len(set(parallel.all_gather_list([digest]))) > 1:
         get_logger().warning(
-            "the processes hold different training rows, so some are seen twice and others never: give the split or "
+            "the processes have different training rows, so some are seen twice and others never: give the split or "
             "the shuffle before it a seed"
         )
+
+
+def _with_rows(batch: MicroBatch, references: dict[int, Tensor]) -> MicroBatch:
+    """The micro-batch with the reference's log-probabilities of its rollouts, (B, C)."""
+    rows_BC = torch.zeros_like(batch.sampler_logps_BC)
+    for i, index in enumerate(batch.rollout_index):
+        width = min(rows_BC.shape[1], len(references[index]))
+        rows_BC[i, :width] = references[index][:width]
+    return replace(batch, reference_logps_BC=rows_BC)

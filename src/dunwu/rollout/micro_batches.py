@@ -1,6 +1,6 @@
 """Groups of rollouts become micro-batches of bounded size, and a micro-batch that does not fit becomes smaller ones.
 
-Shapes: B rows of a micro-batch, C completion positions.
+How a step is cut never changes its gradient: weights are per token, and the denominator is the step's.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import torch
 from dunwu.core.algorithm import LossAggregation, loss_weights
 from dunwu.core.records import Completion, Group, MicroBatch, Prompt, Rollout
 
-__all__ = ["forward_tokens", "make_micro_batches", "plan_micro_batches", "split_micro_batch", "trained_token_counts"]
+__all__ = [
+    "forward_tokens",
+    "make_micro_batches",
+    "plan_micro_batches",
+    "split_micro_batch",
+    "trained_token_counts",
+]
 
 
 def trained_token_counts(groups: Sequence[Group], *, mask_truncated: bool) -> list[int]:
-    """Tokens of each rollout that count in the loss, group-major; 0 for a masked one."""
-    return [_counted(r.completion, mask_truncated) for group in groups for r in group.rollouts]
+    """Tokens of each rollout that are trained on, group-major; 0 for a masked rollout."""
+    return [sum(_trained(r.completion, mask_truncated)) for group in groups for r in group.rollouts]
 
 
 def make_micro_batches(
@@ -26,26 +32,27 @@ def make_micro_batches(
     *,
     loss_aggregation: LossAggregation,
     tokens: int,
+    temperature: float = 1.0,
     mask_truncated: bool = False,
     skip_zero_advantage: bool = False,
     shared_prompts: bool = True,
 ) -> list[MicroBatch]:
-    """Batches whose forward pass computes at most `tokens` tokens; a row that is longer alone stands alone.
+    """Micro-batches whose forward pass computes at most `tokens` tokens; a longer row stands alone.
 
-    With `shared_prompts`, a prompt counts once for all its completions in a batch, nothing is padded, and rows keep
-    their order: a group that is cut computes its prompt once a part. Without, rows are padded, so rows of like
-    length come together.
+    With `shared_prompts`, a prompt counts once for all its completions in a micro-batch, nothing is padded, and rows
+    keep their order: a group that is cut computes its prompt once a part. Without, rows are padded, so rows of
+    similar length are put together.
     What carries no gradient is left out: masked rollouts and, where `skip_zero_advantage`, those with advantage 0.
     At least one row stays, so that every rank has a forward and a backward to take part in.
     """
     rows = [
-        _Row(index=index, group=number, prompt=group.prompt, rollout=rollout)
+        _RolloutRow(index=index, group=number, prompt=group.prompt, rollout=rollout)
         for index, (number, group, rollout) in enumerate((i, g, r) for i, g in enumerate(groups) for r in g.rollouts)
     ]
     useful = [
         row
         for row in rows
-        if _counted(row.rollout.completion, mask_truncated)
+        if any(_trained(row.rollout.completion, mask_truncated))
         and not (skip_zero_advantage and row.rollout.advantage == 0.0)
     ]
     chosen = useful or rows[:1]
@@ -54,21 +61,21 @@ def make_micro_batches(
     parts = plan_micro_batches(
         [row.group for row in chosen], [row.size for row in chosen], tokens, shared_prompts=shared_prompts
     )
-    return [_batch(chosen[part], loss_aggregation, mask_truncated) for part in parts]
+    return [_micro_batch(chosen[part], loss_aggregation, temperature, mask_truncated) for part in parts]
 
 
 def split_micro_batch(batch: MicroBatch, tokens: int, *, shared_prompts: bool = True) -> list[MicroBatch]:
-    """The same rows in batches of at most `tokens`, as `make_micro_batches` would cut them."""
+    """The same rows in micro-batches of at most `tokens`, cut as `make_micro_batches` would."""
     sizes = [(len(batch.prompts[i]), length) for i, length in zip(batch.prompt_index, batch.lengths, strict=True)]
     parts = plan_micro_batches(batch.prompt_index, sizes, tokens, shared_prompts=shared_prompts)
     return [batch.select_rows(range(len(sizes))[part]) for part in parts]
 
 
 def forward_tokens(batch: MicroBatch, *, shared_prompts: bool = True) -> int:
-    """Tokens that the forward pass of a batch computes."""
-    measure, tokens = _TokenCounter(shared_prompts), 0
+    """Tokens that the forward pass of a micro-batch computes."""
+    counter, tokens = _TokenCounter(shared_prompts), 0
     for owner, length in zip(batch.prompt_index, batch.lengths, strict=True):
-        tokens = measure.add(owner, len(batch.prompts[owner]), length)
+        tokens = counter.add(owner, len(batch.prompts[owner]), length)
     return tokens
 
 
@@ -81,18 +88,18 @@ def plan_micro_batches(
     """
     parts: list[slice] = []
     start = 0
-    measure = _TokenCounter(shared_prompts)
+    counter = _TokenCounter(shared_prompts)
     for row, (owner, size) in enumerate(zip(owners, sizes, strict=True)):
-        if measure.add(owner, *size) > tokens and row > start:
+        if counter.add(owner, *size) > tokens and row > start:
             parts.append(slice(start, row))
-            start, measure = row, _TokenCounter(shared_prompts)
-            measure.add(owner, *size)
+            start, counter = row, _TokenCounter(shared_prompts)
+            counter.add(owner, *size)
     return [*parts, slice(start, len(sizes))] if sizes else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """A rollout on its way into a batch."""
+class _RolloutRow:
+    """A rollout on its way into a micro-batch."""
 
     index: int
     group: int
@@ -125,20 +132,26 @@ class _TokenCounter:
         return self.rows * (self.widest_prompt + self.widest_completion)
 
 
-def _counted(completion: Completion, mask_truncated: bool) -> int:
-    return 0 if mask_truncated and completion.finish_reason == "length" else len(completion.ids)
+def _trained(completion: Completion, mask_truncated: bool) -> tuple[bool, ...]:
+    """Whether each token is trained on: those that the model sampled, and none of a masked completion."""
+    if mask_truncated and completion.finish_reason == "length":
+        return (False,) * len(completion.ids)
+    return (True,) * len(completion.ids) if completion.sampled is None else completion.sampled
 
 
-def _batch(rows: Sequence[_Row], loss_aggregation: LossAggregation, mask_truncated: bool) -> MicroBatch:
+def _micro_batch(
+    rows: Sequence[_RolloutRow], loss_aggregation: LossAggregation, temperature: float, mask_truncated: bool
+) -> MicroBatch:
     owners = list(dict.fromkeys(row.group for row in rows))
     completions = [row.rollout.completion for row in rows]
     width = max(len(completion.ids) for completion in completions)
     completion_ids_BC = torch.zeros(len(rows), width, dtype=torch.long)
     mask_BC, sampler_BC = torch.zeros(2, len(rows), width).unbind()
     for i, completion in enumerate(completions):
-        completion_ids_BC[i, : len(completion.ids)] = torch.tensor(completion.ids)
-        mask_BC[i, : _counted(completion, mask_truncated)] = 1.0
-        sampler_BC[i, : len(completion.sampler_logps)] = torch.tensor(completion.sampler_logps)
+        length = len(completion.ids)
+        completion_ids_BC[i, :length] = torch.tensor(completion.ids)
+        mask_BC[i, :length] = torch.tensor(_trained(completion, mask_truncated), dtype=torch.float32)
+        sampler_BC[i, :length] = torch.tensor(completion.sampler_logps)
     prompt_of = {row.group: row.prompt.ids for row in rows}
     return MicroBatch(
         prompts=tuple(prompt_of[group] for group in owners),
@@ -149,5 +162,6 @@ def _batch(rows: Sequence[_Row], loss_aggregation: LossAggregation, mask_truncat
         sampler_logps_BC=sampler_BC,
         advantages_B=torch.tensor([row.rollout.advantage for row in rows]),
         weights_BC=loss_weights(mask_BC, loss_aggregation),
+        temperature=temperature,
         rollout_index=tuple(row.index for row in rows),
     )

@@ -23,3 +23,13 @@ __all__ = [
     "settled",
     "warn_of_secrets_in",
 ]
+
+
+from typing import Any  # TEMPORARY
+from dunwu.core.protocols import Observer
+
+guard_callbacks = guarded
+
+
+class CompletionTables(Observer):
+    def __init__(self, callbacks: Any, *, every: int = 1) -> None: ...

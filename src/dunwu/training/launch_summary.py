@@ -1,82 +1,67 @@
-"""What a run says of itself: before its first step, and of what the model just said.
-
-What it is: sentences made from facts. What it is not: a logger, a progress bar or a decision.
-"""
+"""What a run logs before its first step: how much a step samples, what trains, what to watch, the first prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core.algorithm import AlgorithmConfig
-from dunwu.core.records import Group, Prompt
+from dunwu.core.records import Prompt
 from dunwu.model.loading import trainable_parameters
-from dunwu.rollout.prompts import describe_prompt
+from dunwu.rollout.prompts import PromptOrder, describe_prompt
 
-__all__ = ["format_completions", "launch_summary", "log_launch_summary"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["launch_summary", "log_launch_summary"]
 
 
 def launch_summary(
-    args: GRPOConfig, objective: AlgorithmConfig, *, model: Any, prompts: int, steps_an_epoch: int, max_steps: int
+    args: GRPOConfig, algorithm: AlgorithmConfig, *, model: PreTrainedModel, order: PromptOrder, max_steps: int
 ) -> list[str]:
     """The sentences a run starts with."""
     return [
-        _size_of_a_step(args, prompts, steps_an_epoch, max_steps),
+        _step_size(args, order, max_steps),
         _weights(args, model),
-        _what_to_watch(args, objective),
+        _what_to_watch(args, algorithm),
         *_learning_rate_warning(args, model),
     ]
 
 
 def log_launch_summary(
     args: GRPOConfig,
-    objective: AlgorithmConfig,
+    algorithm: AlgorithmConfig,
     *,
-    model: Any,
+    model: PreTrainedModel,
     prompts: Sequence[Prompt],
-    steps_an_epoch: int,
+    order: PromptOrder,
     max_steps: int,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Say the briefing, and the first prompt as the model sees it, token by token."""
-    say = get_logger().info
-    for sentence in launch_summary(
-        args, objective, model=model, prompts=len(prompts), steps_an_epoch=steps_an_epoch, max_steps=max_steps
-    ):
-        say(sentence)
+    """Log the summary, and the first prompt as the model sees it, token by token."""
+    log = get_logger().info
+    for sentence in launch_summary(args, algorithm, model=model, order=order, max_steps=max_steps):
+        log(sentence)
     spare = model.config.vocab_size - len(tokenizer)
     if spare > 0:
-        say(
+        log(
             f"the model's vocabulary has {spare:,} entries that its tokenizer does not know; they are sampled as any "
             "other, and decode to nothing"
         )
-    say("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
+    log("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
 
 
-def format_completions(groups: Sequence[Group], count: int) -> str:
-    """The first `count` rollouts with what they earned, one block each."""
-    shown = [(group.prompt, rollout) for group in groups for rollout in group.rollouts][:count]
-    blocks = []
-    for prompt, rollout in shown:
-        scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
-        blocks.append(
-            f"prompt: {prompt.text}\ncompletion ({len(rollout.completion.ids)} tokens, "
-            f"{rollout.completion.finish_reason}): {rollout.completion.text}\nreward {rollout.reward} ({scores}), "
-            f"advantage {rollout.advantage:+.3f}"
-        )
-    return "\n---\n".join(blocks)
-
-
-def _size_of_a_step(args: GRPOConfig, prompts: int, steps_an_epoch: int, max_steps: int) -> str:
-    assert args.prompts_per_step is not None
-    taken = min(args.prompts_per_step, prompts)
-    total = taken * args.num_generations
+def _step_size(args: GRPOConfig, order: PromptOrder, max_steps: int) -> str:
+    fewest, most = order.prompts_a_step
+    total = f"{fewest * args.num_generations:,}"
+    if fewest != most:
+        total += f" or {most} × {args.num_generations} = {most * args.num_generations:,}"
     updates = f", {args.num_iterations} updates from each" if args.num_iterations > 1 else ""
     return (
-        f"{taken} prompts × {args.num_generations} completions = {total:,} a step{updates}; {steps_an_epoch:,} steps "
-        f"an epoch of {prompts:,} prompts, {max_steps:,} in this run{_batch_unit_note(args, prompts)}"
+        f"{fewest} prompts × {args.num_generations} completions = {total} a step{updates}; {len(order):,} steps "
+        f"an epoch of {order.size:,} prompts, {max_steps:,} in this run{_batch_unit_note(args, order.size)}"
     )
 
 
@@ -97,7 +82,7 @@ def _batch_unit_note(args: GRPOConfig, prompts: int) -> str:
     return f" (batch size read as {read}; {would}; batch_unit or prompts_per_step decide)"
 
 
-def _weights(args: GRPOConfig, model: Any) -> str:
+def _weights(args: GRPOConfig, model: PreTrainedModel) -> str:
     trains, total = trainable_parameters(model)
     dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
     forward = " (forward in bfloat16)" if args.bf16 else " (forward in float16)" if args.fp16 else ""
@@ -118,12 +103,12 @@ def _keeps_small_steps(args: GRPOConfig) -> bool:
     return optimizer == "stable_adamw" or "bf16_stochastic_round=true" in str(args.optim_args).lower()
 
 
-def _what_to_watch(args: GRPOConfig, objective: AlgorithmConfig) -> str:
+def _what_to_watch(args: GRPOConfig, algorithm: AlgorithmConfig) -> str:
     if args.num_iterations > 1:
         return (
             "the loss compares the policy with itself before its updates: it hovers around 0. Watch reward and length"
         )
-    if objective.loss_aggregation == "seq_mean" and objective.policy_loss == "clip" and not objective.beta:
+    if algorithm.loss_aggregation == "seq_mean" and algorithm.policy_loss == "clip" and not algorithm.beta:
         return (
             "the loss will read 0 at every step, by construction: rollouts are used once, so the ratio is 1, and a "
             "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"
@@ -134,7 +119,7 @@ def _what_to_watch(args: GRPOConfig, objective: AlgorithmConfig) -> str:
     )
 
 
-def _learning_rate_warning(args: GRPOConfig, model: Any) -> list[str]:
+def _learning_rate_warning(args: GRPOConfig, model: PreTrainedModel) -> list[str]:
     if hasattr(model, "disable_adapter") and args.learning_rate < 5e-6:
         return [
             f"learning_rate={args.learning_rate:g} is one for all weights; an adapter usually needs 1e-5 to 1e-4 "

@@ -1,0 +1,95 @@
+"""What a run is given as objects or names, made ready to use: rewards, engine, environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from dunwu._utils.objects import import_object
+from dunwu.config import GRPOConfig
+from dunwu.core.protocols import Engine, Environment
+from dunwu.engines import make_engine
+from dunwu.errors import ConfigError
+from dunwu.rewards import RewardRunner, reward_functions
+from dunwu.rollout.multi_turn import MultiTurnEngine
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["make_environment", "make_run_engine", "make_scorer"]
+
+
+def make_scorer(reward_funcs: Any, tokenizers: Any, args: GRPOConfig) -> RewardRunner:
+    """The rewards of a run: functions, reward models or names of either.
+
+    Raises:
+        ConfigError: for something that is no reward, or weights that do not fit.
+    """
+    functions = reward_functions(reward_funcs, tokenizers)
+    return RewardRunner(
+        functions, weights=args.reward_weights, timeout=args.reward_timeout, on_error=args.on_reward_error
+    )
+
+
+def make_run_engine(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    args: GRPOConfig,
+    *,
+    engine: Engine | str | None = None,
+    environment: Environment | str | None = None,
+) -> Engine:
+    """The engine of a run, wrapped in conversations where there is an environment.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        args: the run's options; `engine` and `engine_options` hold where no engine is given.
+        engine: an engine, or the name of one.
+        environment: answers the model between its turns; an object or the name of one.
+
+    Raises:
+        EngineError: for an engine that does not know the model.
+        ConfigError: for a name that leads nowhere, or an object that does not fit.
+    """
+    if engine is None or isinstance(engine, str):
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        memory = int(args.kv_cache_gib * 2**30) if args.kv_cache_gib is not None else None
+        options = cast("dict[str, Any]", args.engine_options or {})
+        engine = make_engine(
+            model, tokenizer, kind=engine or args.engine, autocast=autocast, kv_cache_bytes=memory, options=options
+        )
+    if environment is None:
+        return engine
+    return MultiTurnEngine(
+        engine,
+        make_environment(environment),
+        tokenizer,
+        max_turns=args.max_turns,
+        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+    )
+
+
+def make_environment(environment: Environment | str, options: dict[str, Any] | None = None) -> Environment:
+    """An environment by name (`package.module:object`, a class is called with `options`), or the object given.
+
+    Raises:
+        ConfigError: for a name that leads nowhere, options that it does not take, or an object without `reply`.
+    """
+    found: Any = environment
+    if isinstance(environment, str):
+        found = import_object(environment, what="an environment")
+        if isinstance(found, type) or (options and callable(found)):
+            try:
+                found = found(**(options or {}))
+            except TypeError as error:
+                raise ConfigError(f"the environment {environment} cannot be made: {error}") from error
+    if not callable(getattr(found, "reply", None)):
+        raise ConfigError(
+            f"an environment needs a method reply(row, messages) that returns a message or None; "
+            f"{environment!r:.80} has none"
+        )
+    made: Environment = found
+    return made

@@ -1,0 +1,94 @@
+"""A Trainer whose checkpoints hold all of a run's state, and that resumes to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from dunwu._utils.distributed import ParallelContext
+from dunwu.config import GRPOConfig
+from dunwu.core.metrics import MetricsBuffer
+from dunwu.core.records import Prompt
+from dunwu.model.loading import checkpoint_bytes, without_progress_bars
+from dunwu.model.reference import ReferenceModel
+from dunwu.rollout.token_budget import TokenBudget
+from dunwu.training.checkpoint import SavedRun, load_run, remove_if_write_fails, save_run, weights_fingerprint
+from dunwu.training.setup import LoopState
+
+__all__ = ["ResumableTrainer"]
+
+
+class ResumableTrainer(Trainer):
+    """transformers' checkpoint hooks, with pending rollouts, the reference and the random states in their place."""
+
+    args: GRPOConfig
+    model: Any
+    prompts: list[Prompt]
+    reference: ReferenceModel | None
+    token_budget: TokenBudget
+    parallel: ParallelContext
+    loop: LoopState
+    metrics_buffer: MetricsBuffer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Model and tokenizer into a folder: complete, or nothing of it."""
+        folder = Path(str(output_dir or self.args.output_dir))
+        with without_progress_bars(), remove_if_write_fails(folder, checkpoint_bytes(self.model)):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        needed = checkpoint_bytes(self.model, with_optimizer=not self.args.save_only_model)
+        if self.args.should_save:  # of an earlier run: half overwritten, the folder must not count as complete
+            (folder / "trainer_state.json").unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        with without_progress_bars(), remove_if_write_fails(folder, needed):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        moved = self.reference.state() if self.reference is not None and self.args.sync_ref_model else None
+        saved = SavedRun(
+            pending=self.loop.pending,
+            run_id=self.loop.run_id,
+            weights=weights_fingerprint(self.model),
+            extra={
+                "ledger": self.metrics_buffer.state(),
+                "reference": moved if self.args.should_save else None,
+                "tokens_per_micro_batch": self.token_budget.tokens,
+            },
+        )
+        save_run(output_dir, saved, self.parallel)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # trainer_state.json, written next, says that the checkpoint is complete: on all ranks.
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Put the random states back once: before the first rollouts of a resumed run."""
+        if checkpoint is not None and checkpoint == self.loop.random_states_from:
+            self.loop.random_states_from = None
+            super()._load_rng_state(checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self.loop.random_states_from = checkpoint
+        saved = load_run(
+            checkpoint,
+            self.parallel,
+            self.prompts,
+            temperature=self.args.temperature,
+            weights=weights_fingerprint(self.model),
+        )
+        self.loop.pending = saved.pending
+        self.loop.run_id = saved.run_id or self.loop.run_id
+        self.metrics_buffer.load_state(saved.extra.get("ledger", {}))
+        self.token_budget.tokens = self.token_budget.tokens or saved.extra.get("tokens_per_micro_batch")
+        if self.reference is not None and saved.extra.get("reference") is not None:
+            self.reference.load_state(saved.extra["reference"])

@@ -1,0 +1,155 @@
+"""The one place where a trainer's parts are made and wired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+
+from dunwu._utils.distributed import ParallelContext, let_gloo_finish_at_exit
+from dunwu.config import GRPOConfig
+from dunwu.core.algorithm import AlgorithmConfig, bind_policy_loss
+from dunwu.core.protocols import Engine, Environment, Observer
+from dunwu.core.records import PendingRollouts, Prompt, Row
+from dunwu.errors import ConfigError
+from dunwu.model.loading import prepare_policy, tokenizer_of
+from dunwu.model.reference import ReferenceModel
+from dunwu.rollout.collector import RolloutCollector
+from dunwu.rollout.observation import RunObservers, default_observers
+from dunwu.rollout.plugs import make_run_engine, make_scorer
+from dunwu.rollout.token_budget import TokenBudget, make_token_budget
+from dunwu.rollout.training_prompts import build_training_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dunwu.rewards import RewardRunner
+
+__all__ = ["LoopState", "TrainerParts", "make_collector", "make_parts"]
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """What the trainer's hooks share: the state of the loop between two of transformers' calls."""
+
+    pending: PendingRollouts | None = None
+    """Rollouts with updates left, or those just trained on."""
+    step_began: float = 0.0
+    """`time.perf_counter()` when the current step began."""
+    learning_rate: float = 0.0
+    """Of the current step."""
+    policy_logps: Tensor | None = None
+    """The policy's log-probabilities of the last micro-batch, (B, C)."""
+    completions: int = 0
+    """Completions sampled since `train` was called, over all ranks."""
+    run_id: str = ""
+    """Tells this run's checkpoints from another's in the same folder."""
+    random_states_from: str | None = None
+    """A checkpoint whose random states are still to be put back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerParts:
+    """What a trainer is made of before transformers' own set-up."""
+
+    policy: PreTrainedModel
+    """The model to train, with its adapter."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    algorithm: AlgorithmConfig
+    """The algorithm that the options name."""
+    scorer: RewardRunner
+    """The rewards."""
+    prompts: list[Prompt]
+    """The training set as the model reads it; empty without one."""
+    budget: TokenBudget
+    """Tokens a forward pass may compute."""
+    reference: ReferenceModel | None
+    """The policy as it was given; None without a KL term."""
+    parallel: ParallelContext = field(default_factory=ParallelContext)
+    """This rank."""
+
+
+def make_parts(
+    model: str | nn.Module,
+    reward_funcs: Any,
+    args: GRPOConfig,
+    *,
+    train_dataset: Iterable[Row] | None,
+    processing_class: Any,
+    reward_processing_classes: Any,
+    peft_config: Any,
+) -> TrainerParts:
+    """Load, wrap and check; the reference is copied before anything can move the policy.
+
+    Raises:
+        ValueError: for anything that does not fit, each with what to do.
+    """
+    if not isinstance(args, GRPOConfig):
+        raise ConfigError(f"args must be a GRPOConfig, got {type(args).__name__}; write GRPOConfig(output_dir=…)")
+    init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
+    policy = prepare_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
+    tokenizer = processing_class or tokenizer_of(policy)
+    algorithm = args.algorithm()
+    bind_policy_loss(algorithm)  # a misspelt option of the loss is found now, not at the first step
+    parallel = ParallelContext(rank=args.process_index, size=args.world_size)
+    if parallel.size > 1:
+        let_gloo_finish_at_exit()
+    scorer = make_scorer(reward_funcs, reward_processing_classes, args)
+    prompts = build_training_prompts(train_dataset, policy, tokenizer, args)
+    if prompts:
+        scorer.check_columns(prompts[0].row)
+    return TrainerParts(
+        policy=policy,
+        tokenizer=tokenizer,
+        algorithm=algorithm,
+        scorer=scorer,
+        prompts=prompts,
+        budget=make_token_budget(policy, args.tokens_per_micro_batch, args.temperature, args.world_size),
+        reference=ReferenceModel(policy, moves=args.sync_ref_model) if algorithm.beta else None,
+        parallel=parallel,
+    )
+
+
+def make_collector(
+    parts: TrainerParts,
+    args: GRPOConfig,
+    *,
+    model: nn.Module,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    observers: list[Observer],
+    callbacks: list[Any],
+    engine: Engine | str | None,
+    environment: Environment | str | None,
+) -> RolloutCollector:
+    """The collector of a trainer whose model is where it trains.
+
+    Args:
+        parts: from `make_parts`.
+        args: the run's options.
+        model: the policy, on its device.
+        autocast: the precision that the policy trains in.
+        observers: the run's list; what watches every run is added to it.
+        callbacks: transformers' callbacks.
+        engine: an engine, the name of one, or None for the options'.
+        environment: an environment, the name of one, or None.
+    """
+    if parts.reference is not None and parts.reference.copy is not None:
+        parts.reference.copy.to(args.device)
+    watching = RunObservers(observers, parts.parallel)
+    for observer in default_observers(args, callbacks):
+        watching.append(observer)
+    return RolloutCollector(
+        args=args,
+        algorithm=parts.algorithm,
+        engine=make_run_engine(model, parts.tokenizer, args, engine=engine, environment=environment),
+        scorer=parts.scorer,
+        reference=parts.reference,
+        autocast=autocast,
+        budget=parts.budget,
+        observers=watching,
+        parallel=parts.parallel,
+    )
