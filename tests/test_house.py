@@ -98,6 +98,15 @@ def test_a_module_says_what_it_is_and_what_is_public(name: str) -> None:
             assert getattr(thing, "__doc__", None), f"{name}.{public} has no docstring"
 
 
+def test_the_names_that_type_checkers_see_are_those_that_are_loaded() -> None:
+    """The lazy table and the imports for type checkers are two lists of one thing."""
+    found = {}
+    for node in ast.walk(ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dunwu."):
+            found |= {alias.name: node.module.removeprefix("dunwu.") for alias in node.names}
+    assert found == dunwu._HOME
+
+
 def test_the_package_exports_exactly_its_public_names() -> None:
     assert set(dir(dunwu)) == set(dunwu.__all__)
     for name in dunwu.__all__:
