@@ -64,6 +64,8 @@ class Misbehaviour:
     """A status, such as 500 or 503, for every request."""
     hang: bool = False
     """Take requests and never answer, until the server stops."""
+    commit: str | None = None
+    """What is given for every commit."""
     closed: set[str] = field(default_factory=set)
     """Of `hf` and `modelscope`: the ones that answer 503 to everything."""
 
@@ -271,7 +273,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return None
         if what == "revision":
-            return self._json(_hf_info(repository, gated=name in self.server.hub.misbehaviour.gated))
+            wrong = self.server.hub.misbehaviour
+            info = _hf_info(repository, gated=name in wrong.gated)
+            return self._json({**info, "sha": wrong.commit or info["sha"]})
         if what == "paths-info":
             wanted = _posted(body, self.headers.get("Content-Type", ""))
             return self._json(_hf_entries(repository, [p for p in wanted if p in repository.under("", True)]))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dunwu.hub import SOURCES, in_words, locate
-from dunwu.hub.offline import reachable
+from dunwu.hub import SOURCES, explain_error, locate
+from dunwu.hub.offline import hub_state, reachable
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
@@ -34,9 +34,9 @@ print("ROWS", len(read_table("openai/gsm8k", split="test", config="main")))
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    reachable.cache_clear()
+    hub_state.cache_clear()
     yield
-    reachable.cache_clear()
+    hub_state.cache_clear()
 
 
 def test_a_folder_always_wins(tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ def test_the_proxy_is_what_is_asked_where_one_is_set(monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     assert not reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.setenv("HTTP_PROXY", home.server.url)
     assert reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert not reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.delenv("HTTP_PROXY")
     monkeypatch.setenv("ALL_PROXY", home.server.url.removeprefix("http://"))
     monkeypatch.delenv("NO_PROXY")
@@ -256,9 +256,11 @@ def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_other_errors_are_left_alone() -> None:
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = OSError(28, "No space left on device")
-    assert "the disk is full" in str(in_words(wrapped, "org/name")) and "HF_HOME" in str(in_words(wrapped, "x/y"))
+    assert "the disk is full" in str(explain_error(wrapped, "org/name")) and "HF_HOME" in str(
+        explain_error(wrapped, "x/y")
+    )
     for error in (KeyError("x"), OSError("no file named config.json"), ValueError("y"), ConnectionResetError("z")):
-        assert in_words(error, "org/name") is None
+        assert explain_error(error, "org/name") is None
 
 
 @pytest.mark.slow

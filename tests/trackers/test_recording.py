@@ -120,7 +120,7 @@ def rewards(folder: Path) -> list[float]:
     return [entry["reward"] for entry in state["log_history"] if "reward" in entry]
 
 
-COLUMNS = ["step", "prompt", "completion", "sevens", "sometimes", "reward", "advantage", "finish"]
+COLUMNS = ["step", "prompt", "completion", "sevens", "sometimes", "reward", "advantage", "finish_reason"]
 
 
 def test_wandb_has_scalars_and_tables_in_the_same_rows(recorded: tuple[Path, str]) -> None:
@@ -263,9 +263,9 @@ def test_what_the_user_has_set_is_left_alone(tmp_path: Path) -> None:
     printed = run(
         tmp_path,
         """
-        from dunwu.trackers import settle, patch_tracker_logins
+        from dunwu.trackers import patch_tracker_logins, resolve_report_to
         patch_tracker_logins()
-        assert settle(["wandb", "swanlab"]) == ["wandb", "swanlab"]
+        assert resolve_report_to(["wandb", "swanlab"]) == ["wandb", "swanlab"]
         import os, swanlab, wandb
         assert (os.environ["WANDB_MODE"], os.environ["SWANLAB_MODE"]) == ("disabled", "disabled")
         wandb.init(project="p").log({"a": 1})

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dunwu._utils import reachability as network
-from dunwu.trackers import offline as services
-from dunwu.trackers import settle, settled
+from dunwu._utils import reachability
+from dunwu._utils.logging import forget_logged_once
+from dunwu.trackers import offline, prepare_tracking, resolve_report_to
 
 WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,8 +31,9 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("mlflow", "wandb.sdk.wandb_setup"):  # as in a process that has not used them
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(services, "_OURS", set())
-    monkeypatch.setattr(services, "_SAID", set())
+    for service in offline.SERVICES.values():
+        monkeypatch.setattr(service, "put_offline_by_us", False)
+    forget_logged_once()
 
 
 @pytest.fixture
@@ -83,16 +84,16 @@ def silent() -> str:
     ],
 )
 def test_every_way_to_write_report_to_becomes_a_list(given: object, found: list[str]) -> None:
-    assert settle(given) == found  # type: ignore[arg-type]
+    assert resolve_report_to(given) == found  # type: ignore[arg-type]
 
 
 def test_all_means_those_that_are_installed() -> None:
-    assert {"wandb", "swanlab", "tensorboard", "trackio", "mlflow"} <= set(settle("all"))
+    assert {"wandb", "swanlab", "tensorboard", "trackio", "mlflow"} <= set(resolve_report_to("all"))
 
 
 def test_a_name_that_no_tracker_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"report_to='wanbd' names no tracker; did you mean 'wandb'\?"):
-        settle(["tensorboard", "wanbd"])
+        resolve_report_to(["tensorboard", "wanbd"])
 
 
 def test_a_missing_package_is_refused_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,22 +101,22 @@ def test_a_missing_package_is_refused_with_the_extra_that_brings_it(monkeypatch:
     with pytest.raises(
         ValueError, match=r"trackio is not installed: pip install 'dunwu\[trackers\]'; or report_to='n"
     ):
-        settle("trackio")
+        resolve_report_to("trackio")
     with pytest.raises(ValueError, match=r"clearml is not installed: pip install clearml"):
-        settle("clearml")
+        resolve_report_to("clearml")
 
 
 def test_an_old_script_goes_on_without_a_tracker_that_is_not_installed(caplog: pytest.LogCaptureFixture) -> None:
-    assert settle(["clearml", "tensorboard"], missing="drop") == ["tensorboard"]
+    assert resolve_report_to(["clearml", "tensorboard"], missing="drop") == ["tensorboard"]
     assert "report_to='clearml', and clearml is not installed: the run goes on without it" in caplog.text
 
 
 def test_without_a_key_nobody_is_asked_and_the_run_is_offline(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "reachable", lambda address: pytest.fail("no key: no connection"))
-    settle(["wandb", "swanlab"])
-    settle(["wandb", "swanlab"])
+    monkeypatch.setattr(offline, "reachable", lambda address: pytest.fail("no key: no connection"))
+    resolve_report_to(["wandb", "swanlab"])
+    resolve_report_to(["wandb", "swanlab"])
     assert (os.environ["WANDB_MODE"], os.environ["SWANLAB_MODE"]) == ("offline", "offline")
     assert caplog.text.count("wandb: no key was found") == 1
     assert "Upload it later with: swanlab sync swanlog/run-*" in caplog.text
@@ -146,9 +147,9 @@ def test_a_key_in_any_of_wandbs_places_and_a_server_that_answers_mean_online(
     address = listening(b"")
     monkeypatch.setenv("WANDB_BASE_URL", address)
     for place in keys_of_wandb(tmp_path, monkeypatch, address.removeprefix("http://")):
-        settle("wandb")
+        resolve_report_to("wandb")
         assert "WANDB_MODE" not in os.environ, place
-    settle("wandb")
+    resolve_report_to("wandb")
     assert os.environ["WANDB_MODE"] == "offline"
 
 
@@ -166,10 +167,10 @@ def test_a_key_in_any_of_swanlabs_places_and_a_server_that_answers_mean_online(
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-        settle("swanlab")
+        resolve_report_to("swanlab")
         assert "SWANLAB_MODE" not in os.environ, name
         path.unlink()
-    settle("swanlab")
+    resolve_report_to("swanlab")
     assert os.environ["SWANLAB_MODE"] == "offline"
 
 
@@ -181,12 +182,12 @@ def test_a_server_that_does_not_answer_means_offline_until_it_does(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", silent)
-    settle("wandb")
+    resolve_report_to("wandb")
     assert os.environ["WANDB_MODE"] == "offline"
     assert f"wandb: its server {silent.removeprefix('http://')} does not answer" in caplog.text
     assert WANDB_KEY not in caplog.text
     monkeypatch.setenv("WANDB_BASE_URL", listening(b""))
-    settle("wandb")
+    resolve_report_to("wandb")
     assert "WANDB_MODE" not in os.environ
 
 
@@ -194,45 +195,45 @@ def test_a_server_that_does_not_answer_means_offline_until_it_does(
 def test_a_mode_that_the_user_has_set_wins(mode: str, monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_BASE_URL", silent)
-    settle("wandb")
+    resolve_report_to("wandb")
     assert os.environ["WANDB_MODE"] == mode
 
 
 def test_the_old_switch_that_turned_wandb_off_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DISABLED", "true")
-    assert settle(["wandb", "tensorboard"]) == ["tensorboard"]
+    assert resolve_report_to(["wandb", "tensorboard"]) == ["tensorboard"]
 
 
 def test_a_proxy_is_asked_for_the_connection(
     monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str], silent: str
 ) -> None:
     monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 200 Connection established\r\n\r\n"))
-    assert network.reachable("https://tracker.invalid")
+    assert reachability.reachable("https://tracker.invalid")
     monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"))
-    assert not network.reachable("https://tracker.invalid")
+    assert not reachability.reachable("https://tracker.invalid")
     monkeypatch.setenv("https_proxy", silent)
-    assert not network.reachable("https://tracker.invalid")
+    assert not reachability.reachable("https://tracker.invalid")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     spoken_to = listening(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert network.reachable(spoken_to.replace("http:", "https:")), "it answers, if not in TLS"
-    assert not network.reachable(listening(b"").replace("http:", "https:")), "cut at the first word"
-    assert network.reachable(listening(b""))
+    assert reachability.reachable(spoken_to.replace("http:", "https:")), "it answers, if not in TLS"
+    assert not reachability.reachable(listening(b"").replace("http:", "https:")), "cut at the first word"
+    assert reachability.reachable(listening(b""))
 
 
 def test_mlflow_without_a_server_or_with_a_silent_one_is_kept_here(
     monkeypatch: pytest.MonkeyPatch, silent: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settle("mlflow")
+    resolve_report_to("mlflow")
     assert "MLFLOW_TRACKING_URI" not in os.environ  # its own default store is what is wanted
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent)
-    settle("mlflow")
+    resolve_report_to("mlflow")
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
     assert f"mlflow: the server {silent} does not answer; this run is kept here" in caplog.text
 
 
 def test_mlflow_without_database_packages_writes_plain_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "alembic", None)
-    settle("mlflow")
+    resolve_report_to("mlflow")
     assert os.environ["MLFLOW_TRACKING_URI"] == (tmp_path / "mlruns").as_uri()
     assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
 
@@ -244,5 +245,5 @@ def test_options_with_a_token_are_refused_because_every_checkpoint_would_hold_it
         {"hub_token": None, "model_init_kwargs": {"token": token}},
     ):
         with pytest.raises(ValueError, match=r"token holds a key, .*training_args.bin.*HF_TOKEN") as refused:
-            settled(SimpleNamespace(report_to=[], **options))
+            prepare_tracking(SimpleNamespace(report_to=[], **options))
         assert token not in str(refused.value)
