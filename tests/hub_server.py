@@ -66,6 +66,10 @@ class Misbehaviour:
     """Take requests and never answer, until the server stops."""
     commit: str | None = None
     """What is given for every commit."""
+    padding: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(repository, file) to the bytes that come behind the file's own."""
+    login_page: bool = False
+    """Answer everything with a page for people, as hotels do."""
     closed: set[str] = field(default_factory=set)
     """Of `hf` and `modelscope`: the ones that answer 503 to everything."""
 
@@ -232,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._note(0)
             self.server.hub.stopping.wait()
             self.close_connection = True
+        elif wrong.login_page:
+            self._send(b"<html>Welcome! Please log in.</html>", 200, {"Content-Type": "text/html"})
         elif wrong.down or hub in wrong.closed:
             self._json({"error": "the server is down"}, wrong.down or 503)
         elif hub == "modelscope":
@@ -348,6 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and wrong.wrong.get(key, 0) > 0:
             wrong.wrong[key] -= 1
             data = bytes(byte ^ 255 for byte in data)
+        data += bytes(wrong.padding.get(key, 0))
         start, end, status = 0, len(data), 200
         more = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **headers}
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):

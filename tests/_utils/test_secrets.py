@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dunwu._utils.secrets import redact, reject_secrets, warn_of_secrets_in
+from dunwu.cli import main
 from dunwu.errors import ConfigError
 from dunwu.recipes.recipe import load_recipe
 
@@ -112,6 +113,16 @@ if token == "0123456789": pass
 !accelerate launch train.py --lr=1e-5
 """
     assert warn_of_secrets_in(clean, "train.py") == []
+
+
+def test_the_command_line_repeats_no_key_that_was_given_in_the_wrong_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["chat", "m", HUB], ["fetch", "a/b", "--to", "c", HUB], ["train", "quickstart", HUB]):
+        with pytest.raises(SystemExit):
+            main(words)
+        printed = capsys.readouterr().err
+        assert "***" in printed and HUB not in printed
 
 
 def test_a_call_over_several_lines_is_read_as_one() -> None:

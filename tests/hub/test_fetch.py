@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dunwu.errors import HubError
-from dunwu.hub.download import _Part, _check_room
+from dunwu.hub.download import _check_room, _Part
 from dunwu.hub.repo_files import File
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -173,6 +173,7 @@ def test_a_disk_without_room_is_said_before_the_download(tmp_path: Path) -> None
 def test_a_hub_cannot_write_outside_the_folder(path: str) -> None:
     with pytest.raises(HubError, match="would lie outside the folder"):
         File(path, 1, None, None)
+    assert File("a/b..c.txt", 1, None, None).path == "a/b..c.txt"
 
 
 def test_a_hub_cannot_write_what_git_obeys_and_must_give_sizes() -> None:
@@ -205,6 +206,22 @@ def test_a_file_that_does_not_end_where_it_should_is_cut_off(tmp_path: Path) -> 
             growing.write(b"6")
     with _Part(tmp_path / "part", 5, threading.Event()) as resumed, pytest.raises(HubError, match="more than"):
         resumed.write(b"6")
+
+
+def test_a_hub_that_sends_more_than_it_lists_fills_no_disk(home: Any) -> None:
+    home.server.misbehaviour.padding = {LARGE: 30 << 20}
+    (refused,) = fetched(home, ("org/large", "large", {"source": "hf", "kind": "model"}))
+    assert "sends more than the 41943040 bytes that it lists" in refused
+    assert _on_disk(home.folder / "large") <= 40 << 20
+
+
+def test_an_empty_repository_is_nothing_to_fetch(home: Any, folders: Any, tmp_path: Path) -> None:
+    from hub_server import HubServer
+
+    (tmp_path / "nothing").mkdir()
+    with HubServer({("model", "org/empty"): tmp_path / "nothing"}) as hub:
+        (refused,) = fetched(home, ("org/empty", "empty", {"source": "hf"}), HF_ENDPOINT=hub.url)
+    assert "'org/empty' is an empty repository" in refused
 
 
 def test_files_of_ones_own_are_not_replaced(home: Any) -> None:
@@ -263,12 +280,3 @@ def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(ho
 
 def _on_disk(folder: Path) -> int:
     return max((path.stat().st_size for path in folder.rglob("*") if path.is_file()), default=0)
-
-
-@pytest.mark.parametrize("path", ["../escape.txt", "/etc/passwd", "a/../../b", "..\\b"])
-def test_a_listed_path_that_leads_out_of_the_folder_is_refused(path: str) -> None:
-    from dunwu.hub.repo_files import File
-
-    with pytest.raises(ValueError, match="outside of the folder"):
-        File(path=path, size=1, sha256=None, git_sha1=None)
-    assert File(path="a/b..c.txt", size=1, sha256=None, git_sha1=None).path == "a/b..c.txt"

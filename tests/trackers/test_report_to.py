@@ -15,6 +15,7 @@ from dunwu._utils.logging import forget_logged_once
 from dunwu.trackers import offline, prepare_tracking, resolve_report_to
 
 WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
+ANSWER = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture(autouse=True)
@@ -37,24 +38,24 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def listening() -> Iterator[Callable[[bytes], str]]:
-    """Starts a server that answers the first bytes of every connection with the same line; gives its address."""
+def listening() -> Iterator[Callable[..., str]]:
+    """Starts a server that gives these answers on every connection, one after another; returns its address."""
     open_lines: list[socket.socket] = []
 
-    def start(answer: bytes) -> str:
+    def start(*answers: bytes) -> str:
         server = socket.create_server(("127.0.0.1", 0))
         open_lines.append(server)
-        threading.Thread(target=serve, args=(server, answer), daemon=True).start()
+        threading.Thread(target=serve, args=(server, answers), daemon=True).start()
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
-    def serve(server: socket.socket, answer: bytes) -> None:
+    def serve(server: socket.socket, answers: tuple[bytes, ...]) -> None:
         while True:
             try:
                 line, _ = server.accept()
             except OSError:
                 return
             with line:
-                if answer:
+                for answer in answers:
                     line.recv(1024)
                     line.sendall(answer)
 
@@ -144,11 +145,12 @@ def keys_of_wandb(home: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> Ite
 def test_a_key_in_any_of_wandbs_places_and_a_server_that_answers_mean_online(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str]
 ) -> None:
-    address = listening(b"")
+    address = listening(ANSWER)
     monkeypatch.setenv("WANDB_BASE_URL", address)
     for place in keys_of_wandb(tmp_path, monkeypatch, address.removeprefix("http://")):
         resolve_report_to("wandb")
         assert "WANDB_MODE" not in os.environ, place
+    assert getattr(sys.modules.get("wandb.sdk.wandb_setup"), "_singleton", None) is None, "wandb can still be set up"
     resolve_report_to("wandb")
     assert os.environ["WANDB_MODE"] == "offline"
 
@@ -156,7 +158,7 @@ def test_a_key_in_any_of_wandbs_places_and_a_server_that_answers_mean_online(
 def test_a_key_in_any_of_swanlabs_places_and_a_server_that_answers_mean_online(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str]
 ) -> None:
-    address = listening(b"")
+    address = listening(ANSWER)
     key = "password Zq8sWanLabKey4tests77"
     places = {
         ".swanlab/.netrc": f"machine {address}\n  login {address}\n  {key}\n",
@@ -186,7 +188,7 @@ def test_a_server_that_does_not_answer_means_offline_until_it_does(
     assert os.environ["WANDB_MODE"] == "offline"
     assert f"wandb: its server {silent.removeprefix('http://')} does not answer" in caplog.text
     assert WANDB_KEY not in caplog.text
-    monkeypatch.setenv("WANDB_BASE_URL", listening(b""))
+    monkeypatch.setenv("WANDB_BASE_URL", listening(ANSWER))
     resolve_report_to("wandb")
     assert "WANDB_MODE" not in os.environ
 
@@ -207,7 +209,8 @@ def test_the_old_switch_that_turned_wandb_off_still_does(monkeypatch: pytest.Mon
 def test_a_proxy_is_asked_for_the_connection(
     monkeypatch: pytest.MonkeyPatch, listening: Callable[[bytes], str], silent: str
 ) -> None:
-    monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 200 Connection established\r\n\r\n"))
+    connected = b"HTTP/1.1 200 Connection established\r\n\r\n"
+    monkeypatch.setenv("https_proxy", listening(connected, b"HTTP/1.1 400 Not TLS\r\n\r\n"))
     assert reachability.reachable("https://tracker.invalid")
     monkeypatch.setenv("https_proxy", listening(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"))
     assert not reachability.reachable("https://tracker.invalid")
@@ -216,8 +219,43 @@ def test_a_proxy_is_asked_for_the_connection(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     spoken_to = listening(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert reachability.reachable(spoken_to.replace("http:", "https:")), "it answers, if not in TLS"
-    assert not reachability.reachable(listening(b"").replace("http:", "https:")), "cut at the first word"
-    assert reachability.reachable(listening(b""))
+    assert not reachability.reachable(listening().replace("http:", "https:")), "cut at the first word"
+    assert reachability.reachable(listening(ANSWER))
+
+
+def test_a_proxy_of_another_kind_is_asked_itself(
+    monkeypatch: pytest.MonkeyPatch, listening: Callable[..., str], silent: str
+) -> None:
+    for kind in ("socks5", "socks5h", "socks4"):
+        monkeypatch.setenv("all_proxy", listening(b"\x05\xff").replace("http:", f"{kind}:"))
+        assert reachability.reachable("https://tracker.invalid"), kind
+        monkeypatch.setenv("all_proxy", silent.replace("http:", f"{kind}:"))
+        assert not reachability.reachable("https://tracker.invalid"), kind
+
+
+def test_no_password_of_an_address_is_sent_or_repeated(
+    monkeypatch: pytest.MonkeyPatch, silent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_password = silent.replace("http://", "http://me:S3cretWord@")
+    monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
+    monkeypatch.setenv("SWANLAB_API_KEY", "Zq8sWanLabKey4tests77")
+    for name in ("WANDB_BASE_URL", "SWANLAB_API_HOST", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, with_password)
+    resolve_report_to(["wandb", "swanlab", "mlflow"])
+    host = silent.removeprefix("http://")
+    assert f"wandb: its server {host} does not answer" in caplog.text
+    assert f"swanlab: its server {host} does not answer" in caplog.text
+    assert f"mlflow: the server {silent} does not answer" in caplog.text
+    assert "S3cretWord" not in caplog.text
+
+
+def test_settings_that_a_tracker_cannot_read_keep_it_offline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    resolve_report_to("wandb")
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert "wandb: its settings cannot be read (" in caplog.text
 
 
 def test_mlflow_without_a_server_or_with_a_silent_one_is_kept_here(

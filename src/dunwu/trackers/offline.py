@@ -141,10 +141,14 @@ class Wandb(TrackerService):
         return True
 
     def _settings(self) -> wandb.Settings:
-        """What wandb finds in its files and the environment, apart from what this process has read already."""
+        """What wandb finds in its files and the environment.
+
+        Not `wandb.setup().settings`, which would keep wandb from reading a variable that a script sets later.
+        """
         import wandb
 
-        settings = wandb.Settings()
+        folder = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+        settings = wandb.Settings(quiet=True, settings_system=str(Path(folder) / "settings"))
         # The first of these is today's; the others are of earlier versions.
         for files in ("system_settings", "system_config_file", "workspace_config_file"):
             getattr(settings, f"update_from_{files}", lambda: None)()
