@@ -34,10 +34,7 @@ _OFFLINE_MODES = ("offline", "disabled", "local", "dryrun")
 
 
 class TrackerService:
-    """A tracker with a server that wants a key.
-
-    Example: `SERVICES["wandb"].choose_mode()` puts wandb offline where it has no key or its server does not answer.
-    """
+    """A tracker with a server that wants a key; `choose_mode` puts it offline where it cannot send its data."""
 
     name: ClassVar[str]
     """As in `report_to`; also the package."""
