@@ -1,8 +1,8 @@
 """A small server on this machine that speaks to the real clients as the Hugging Face hub and as ModelScope do.
 
-Folders are served as repositories, with the endpoints, headers, hashes and byte ranges that huggingface_hub, datasets,
-transformers and modelscope ask for; on request it fails in the ways in which hubs fail. It takes no uploads, knows one
-commit a repository, and checks no keys.
+Folders are served as repositories, with the endpoints, headers, hashes and byte ranges that huggingface_hub,
+datasets, transformers and modelscope ask for; on request it fails in the ways in which hubs fail. It takes no
+uploads, knows one commit a repository, and checks no keys.
 
     with HubServer({("model", "ORG/NAME"): "folder"}) as hub:   # hub.url, hub.requests
     python tests/hub_server.py --models ORG/NAME=FOLDER --datasets ORG/NAME=FOLDER --port 0   # prints the URL

@@ -13,7 +13,7 @@ from transformers.integrations import TensorBoardCallback
 
 from dunwu._utils.logging import forget_logged_once
 from dunwu.core.records import Completion, Group, Rollout, StepResult
-from dunwu.trackers import CompletionTables, guard_callbacks, log_completions
+from dunwu.trackers import CompletionTables, guard_callbacks
 from dunwu.trackers.completion_tables import completion_rows
 from dunwu.trackers.guard import is_off, tracker_of
 
@@ -160,7 +160,8 @@ def test_a_tracker_that_takes_no_table_is_asked_once_and_keeps_its_scalars(
     callback = TensorBoardCallback()
     callback.tb_writer = 7
     guard_callbacks([callback])
-    log_completions([callback], 1, [one_group(tiny, 2)])
-    log_completions([callback], 2, [one_group(tiny, 2)])
+    tables = CompletionTables([callback])
+    for index in (1, 2):
+        tables.on_step(StepResult(index=index, groups=(one_group(tiny, 2),), metrics={}))
     assert caplog.text.count("tensorboard took no table of completions (AttributeError") == 1
     assert not is_off(callback)

@@ -6,13 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dunwu._utils import reachability
 from dunwu._utils.logging import forget_logged_once
-from dunwu.trackers import offline, prepare_tracking, resolve_report_to
+from dunwu.config import GRPOConfig
+from dunwu.trackers import offline, resolve_report_to
 
 WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
 ANSWER = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
@@ -278,10 +279,8 @@ def test_mlflow_without_database_packages_writes_plain_files(monkeypatch: pytest
 
 def test_options_with_a_token_are_refused_because_every_checkpoint_would_hold_it() -> None:
     token = "hf_" + "a1B2" * 8
-    for options in (
-        {"hub_token": token, "model_init_kwargs": None},
-        {"hub_token": None, "model_init_kwargs": {"token": token}},
-    ):
+    refusals: list[dict[str, Any]] = [{"hub_token": token}, {"model_init_kwargs": {"token": token}}]
+    for options in refusals:
         with pytest.raises(ValueError, match=r"token holds a key, .*training_args.bin.*HF_TOKEN") as refused:
-            prepare_tracking(SimpleNamespace(report_to=[], **options))
+            GRPOConfig(output_dir="out", report_to=[], **options)
         assert token not in str(refused.value)

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 from dunwu._utils.secrets import redact, reject_secrets, warn_of_secrets_in
 from dunwu.trackers.guard import guard_callbacks
 from dunwu.trackers.offline import patch_tracker_logins
-from dunwu.trackers.report_to import prepare_tracking, resolve_report_to
+from dunwu.trackers.report_to import resolve_report_to
 
 if TYPE_CHECKING:
-    from dunwu.trackers.completion_tables import CompletionTables, log_completions
+    from dunwu.trackers.completion_tables import CompletionTables
 
 __all__ = [
     "CompletionTables",
     "guard_callbacks",
-    "log_completions",
     "patch_tracker_logins",
-    "prepare_tracking",
     "redact",
     "reject_secrets",
     "resolve_report_to",
@@ -32,7 +30,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Tables of completions need torch, which a recipe with a key in it is refused without."""
-    if name not in ("CompletionTables", "log_completions"):
+    if name != "CompletionTables":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module("dunwu.trackers.completion_tables"), name)
     return found

@@ -21,18 +21,16 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from transformers import TrainerCallback
 
-__all__ = ["ROWS", "CompletionTables", "completion_rows", "log_completions"]
+__all__ = ["ROWS", "CompletionTables", "completion_rows"]
 
 ROWS = 64
 """Rows of a step's table: trackers keep every table, and a step may have thousands of completions."""
 
 Cell: TypeAlias = str | float | None
-_without_tables: WeakSet[TrainerCallback] = WeakSet()
-"""Callbacks of trackers that failed to take a table."""
 
 
 class CompletionTables(Observer):
-    """Sends the completions of a step to the trackers behind the trainer's callbacks.
+    """Sends the completions of a step, at most the first 64, to the trackers behind the trainer's callbacks.
 
     `on_step` must run before transformers logs the figures of the step: wandb then puts both into one row.
     """
@@ -51,46 +49,32 @@ class CompletionTables(Observer):
         """
         self._callbacks = callbacks
         self._every = max(1, every)
+        self._refused: WeakSet[TrainerCallback] = WeakSet()
 
     def on_step(self, step: StepResult) -> None:
         """A table `completions`, where this step's figures are logged."""
         if step.index % self._every == 0:
-            log_completions(self._current(), step.index, step.groups)
+            self._send("completions", step.index, step.groups)
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         """A table `eval_completions`."""
-        log_completions(self._current(), step, groups, name="eval_completions")
+        self._send("eval_completions", step, groups)
 
-    def _current(self) -> Iterable[TrainerCallback]:
-        return self._callbacks() if callable(self._callbacks) else self._callbacks
-
-
-def log_completions(
-    callbacks: Iterable[TrainerCallback], step: int, groups: Sequence[Group], *, name: str = "completions"
-) -> None:
-    """Send completions to the trackers behind these callbacks, at most the first 64 of them.
-
-    A tracker that is not recording is passed over; one that fails costs a warning and gets no more tables.
-
-    Args:
-        callbacks: the trainer's callbacks.
-        step: optimizer steps finished.
-        groups: what was sampled for it.
-        name: of the table.
-    """
-    columns, rows = completion_rows(step, groups)
-    for callback in list(callbacks):
-        send = _SENDERS.get(tracker_of(callback) or "")
-        if send is None or not rows or is_off(callback) or callback in _without_tables:
-            continue
-        try:
-            send(callback, name, step, columns, rows)
-        except Exception as error:  # whatever it is, a table is not worth a run
-            _without_tables.add(callback)
-            get_logger().warning(
-                f"{tracker_of(callback)} took no table of completions ({describe_error(error)}): it gets none from "
-                "now on"
-            )
+    def _send(self, name: str, step: int, groups: Sequence[Group]) -> None:
+        """To every tracker that is recording; one that fails costs a warning and gets no more tables."""
+        columns, rows = completion_rows(step, groups)
+        for callback in list(self._callbacks() if callable(self._callbacks) else self._callbacks):
+            send = _SENDERS.get(tracker_of(callback) or "")
+            if send is None or not rows or is_off(callback) or callback in self._refused:
+                continue
+            try:
+                send(callback, name, step, columns, rows)
+            except Exception as error:  # whatever it is, a table is not worth a run
+                self._refused.add(callback)
+                get_logger().warning(
+                    f"{tracker_of(callback)} took no table of completions ({describe_error(error)}): it gets none "
+                    "from now on"
+                )
 
 
 def completion_rows(step: int, groups: Sequence[Group], *, most: int = ROWS) -> tuple[list[str], list[list[Cell]]]:

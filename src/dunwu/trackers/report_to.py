@@ -11,21 +11,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal
 
 from dunwu._utils.logging import get_logger
 from dunwu._utils.reachability import reachable
-from dunwu._utils.secrets import redact, reject_secrets
+from dunwu._utils.secrets import redact
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
 from dunwu.trackers.offline import SERVICES
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-__all__ = ["prepare_tracking", "resolve_report_to"]
-
-Args = TypeVar("Args", bound="TrainingArguments")
+__all__ = ["resolve_report_to"]
 
 _PACKAGES = {
     "azure_ml": ("azureml",),
@@ -60,19 +55,6 @@ def resolve_report_to(
     if "mlflow" in found:
         _choose_mlflow_store()
     return found
-
-
-def prepare_tracking(args: Args) -> Args:
-    """The same options with `report_to` resolved, and without keys among those that are saved.
-
-    Raises:
-        ConfigError: for an unknown or missing tracker, and for a key: `training_args.bin`, which is saved with every
-            checkpoint, would hold it.
-    """
-    given = {name: getattr(args, name, None) for name in ("hub_token", "model_init_kwargs")}
-    reject_secrets(given, "the options (training_args.bin, saved with every checkpoint, would hold it)")
-    args.report_to = resolve_report_to(args.report_to)
-    return args
 
 
 def _is_wanted(name: str, missing: Literal["raise", "drop"]) -> bool:
