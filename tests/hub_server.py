@@ -1,8 +1,8 @@
 """A small server on this machine that speaks to the real clients as the Hugging Face hub and as ModelScope do.
 
-What it is: folders served as repositories, with the endpoints, headers, hashes and byte ranges that huggingface_hub,
-datasets, transformers and modelscope ask for; and the ways in which a hub fails, on request.
-What it is not: a hub. It takes no uploads, knows one commit a repository, and checks no keys.
+Folders are served as repositories, with the endpoints, headers, hashes and byte ranges that huggingface_hub,
+datasets, transformers and modelscope ask for; on request it fails in the ways in which hubs fail. It takes no
+uploads, knows one commit a repository, and checks no keys.
 
     with HubServer({("model", "ORG/NAME"): "folder"}) as hub:   # hub.url, hub.requests
     python tests/hub_server.py --models ORG/NAME=FOLDER --datasets ORG/NAME=FOLDER --port 0   # prints the URL
@@ -64,6 +64,12 @@ class Misbehaviour:
     """A status, such as 500 or 503, for every request."""
     hang: bool = False
     """Take requests and never answer, until the server stops."""
+    commit: str | None = None
+    """What is given for every commit."""
+    padding: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(repository, file) to the bytes that come behind the file's own."""
+    login_page: bool = False
+    """Answer everything with a page for people, as hotels do."""
     closed: set[str] = field(default_factory=set)
     """Of `hf` and `modelscope`: the ones that answer 503 to everything."""
 
@@ -230,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._note(0)
             self.server.hub.stopping.wait()
             self.close_connection = True
+        elif wrong.login_page:
+            self._send(b"<html>Welcome! Please log in.</html>", 200, {"Content-Type": "text/html"})
         elif wrong.down or hub in wrong.closed:
             self._json({"error": "the server is down"}, wrong.down or 503)
         elif hub == "modelscope":
@@ -271,7 +279,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return None
         if what == "revision":
-            return self._json(_hf_info(repository, gated=name in self.server.hub.misbehaviour.gated))
+            wrong = self.server.hub.misbehaviour
+            info = _hf_info(repository, gated=name in wrong.gated)
+            return self._json({**info, "sha": wrong.commit or info["sha"]})
         if what == "paths-info":
             wanted = _posted(body, self.headers.get("Content-Type", ""))
             return self._json(_hf_entries(repository, [p for p in wanted if p in repository.under("", True)]))
@@ -344,6 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and wrong.wrong.get(key, 0) > 0:
             wrong.wrong[key] -= 1
             data = bytes(byte ^ 255 for byte in data)
+        data += bytes(wrong.padding.get(key, 0))
         start, end, status = 0, len(data), 200
         more = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **headers}
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):

@@ -1,4 +1,4 @@
-"""The small rooms on the ground: words, voice, ledger."""
+"""Suggestions, the logger, hooks for imports; and the buffer of metrics."""
 
 import logging
 import subprocess
@@ -18,7 +18,7 @@ def test_the_nearest_known_word_is_named_or_all_of_them() -> None:
     assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
 
 
-def test_the_voice_speaks_without_any_set_up_and_is_silent_where_it_is_told(
+def test_the_logger_prints_without_any_set_up_and_obeys_its_level(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script without logging set up would otherwise train in silence."""
@@ -33,7 +33,7 @@ def test_the_voice_speaks_without_any_set_up_and_is_silent_where_it_is_told(
     assert capsys.readouterr().out == ""
 
 
-def test_the_voice_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logger_leaves_a_users_own_logging_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("dunwu")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])

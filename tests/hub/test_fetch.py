@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dunwu.hub.download import _check_room
-from dunwu.hub.repo_files import File, _safe
+from dunwu.errors import HubError
+from dunwu.hub.download import _check_room, _Part
+from dunwu.hub.repo_files import File
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 LARGE = ("org/large", "model.safetensors")
@@ -167,10 +169,93 @@ def test_a_disk_without_room_is_said_before_the_download(tmp_path: Path) -> None
         _check_room(tmp_path, [File("weights", 10**18, None, None)])
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "..\\b"])
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "..\\b", "C:b", ""])
 def test_a_hub_cannot_write_outside_the_folder(path: str) -> None:
-    with pytest.raises(ValueError, match="would lie outside the folder"):
-        _safe(path)
+    with pytest.raises(HubError, match="would lie outside the folder"):
+        File(path, 1, None, None)
+    assert File("a/b..c.txt", 1, None, None).path == "a/b..c.txt"
+
+
+def test_a_hub_cannot_write_what_git_obeys_and_must_give_sizes() -> None:
+    with pytest.raises(HubError, match=r"'\.git/hooks/pre-commit', which git would obey"):
+        File(".git/hooks/pre-commit", 1, None, None)
+    for size in ("1", -1, None):
+        with pytest.raises(HubError, match="for its size"):
+            File("weights", size, None, None)  # type: ignore[arg-type]
+
+
+def test_a_commit_that_is_a_path_is_refused_before_anything_is_written(home: Any) -> None:
+    """Clients make file names of it: huggingface_hub would write three levels above the folder."""
+    home.server.misbehaviour.commit = "../../../../ESCAPED"
+    (home.folder / "a" / "b").mkdir(parents=True)
+    evil, located = fetched(home, (MODEL, "a/b/model", {"source": "hf"})), home.run(
+        f'from dunwu.hub import locate\ntry:\n    locate("{MODEL}")\nexcept ValueError as error:\n    print(error)'
+    )  # fmt: skip
+    assert "gives '../../../../ESCAPED' for the commit of" in evil[0] and "do not trust this hub" in evil[0]
+    assert "do not trust this hub" in located.stdout
+    assert not list(home.folder.rglob("*ESCAPED*")) and not list(home.folder.parent.glob("*ESCAPED*"))
+    home.server.misbehaviour.commit = None
+    (whole,) = fetched(home, (MODEL, "a/b/model", {"source": "hf"}))
+    assert len(whole[4]) == 40
+
+
+def test_a_file_that_does_not_end_where_it_should_is_cut_off(tmp_path: Path) -> None:
+    with _Part(tmp_path / "part", 5, threading.Event()) as growing:
+        growing.write(b"12345")
+        with pytest.raises(HubError, match="sends more than the 5 bytes that it lists"):
+            growing.write(b"6")
+    with _Part(tmp_path / "part", 5, threading.Event()) as resumed, pytest.raises(HubError, match="more than"):
+        resumed.write(b"6")
+
+
+def test_a_hub_that_sends_more_than_it_lists_fills_no_disk(home: Any) -> None:
+    home.server.misbehaviour.padding = {LARGE: 30 << 20}
+    (refused,) = fetched(home, ("org/large", "large", {"source": "hf", "kind": "model"}))
+    assert "sends more than the 41943040 bytes that it lists" in refused
+    assert _on_disk(home.folder / "large") <= 40 << 20
+
+
+def test_an_empty_repository_is_nothing_to_fetch(home: Any, folders: Any, tmp_path: Path) -> None:
+    from hub_server import HubServer
+
+    (tmp_path / "nothing").mkdir()
+    with HubServer({("model", "org/empty"): tmp_path / "nothing"}) as hub:
+        (refused,) = fetched(home, ("org/empty", "empty", {"source": "hf"}), HF_ENDPOINT=hub.url)
+    assert "'org/empty' is an empty repository" in refused
+
+
+def test_files_of_ones_own_are_not_replaced(home: Any) -> None:
+    own = home.folder / "project"
+    own.mkdir()
+    (own / "README.md").write_text("# My own project\n", encoding="utf-8")
+    (refused,) = fetched(home, (MODEL, "project", {"source": "hf"}))
+    assert (
+        f"'project' holds files of these names that are not of '{MODEL}': README.md; give another folder" in refused
+    )
+    assert (own / "README.md").read_text(encoding="utf-8") == "# My own project\n"
+
+
+def test_a_password_in_the_hubs_address_is_never_repeated(home: Any, dead: str) -> None:
+    secret = dead.replace("http://", "http://me:S3cretWord@")
+    code = (
+        "from dunwu.hub import fetch, locate\n"
+        "for call in (lambda: locate('org/name'), lambda: fetch('org/name', 'to')):\n"
+        "    try:\n        call()\n    except ValueError as error:\n        print('ERROR', error)\n"
+        "from dunwu.hub import offline_if_unreachable\nprint(offline_if_unreachable())"
+    )
+    done = home.run(code, HF_ENDPOINT=secret, MODELSCOPE_ENDPOINT=secret)
+    assert done.stdout.count("ERROR") == 2 and dead in done.stdout
+    assert "S3cretWord" not in done.stdout + done.stderr
+
+
+def test_an_address_without_its_beginning_is_said_to_be_that(home: Any) -> None:
+    code = "from dunwu.hub import locate\ntry:\n    locate('org/name')\nexcept ValueError as error:\n    print(error)"
+    printed = home.run(code, HF_ENDPOINT="hf-mirror.com").stdout
+    assert (
+        "HF_ENDPOINT='hf-mirror.com' is no web address; write it in full: HF_ENDPOINT=https://hf-mirror.com"
+        in printed
+    )
+    assert "cannot be reached" not in printed
 
 
 @pytest.mark.slow
@@ -195,12 +280,3 @@ def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(ho
 
 def _on_disk(folder: Path) -> int:
     return max((path.stat().st_size for path in folder.rglob("*") if path.is_file()), default=0)
-
-
-@pytest.mark.parametrize("path", ["../escape.txt", "/etc/passwd", "a/../../b", "..\\b"])
-def test_a_listed_path_that_leads_out_of_the_folder_is_refused(path: str) -> None:
-    from dunwu.hub.repo_files import File
-
-    with pytest.raises(ValueError, match="outside of the folder"):
-        File(path=path, size=1, sha256=None, git_sha1=None)
-    assert File(path="a/b..c.txt", size=1, sha256=None, git_sha1=None).path == "a/b..c.txt"

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from dunwu.hub import SOURCES, in_words, locate
-from dunwu.hub.offline import reachable
+from dunwu.errors import HubError
+from dunwu.hub import SOURCES, explain_error, locate
+from dunwu.hub.offline import hub_state, reachable
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
@@ -34,9 +35,9 @@ print("ROWS", len(read_table("openai/gsm8k", split="test", config="main")))
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    reachable.cache_clear()
+    hub_state.cache_clear()
     yield
-    reachable.cache_clear()
+    hub_state.cache_clear()
 
 
 def test_a_folder_always_wins(tmp_path: Path) -> None:
@@ -105,14 +106,14 @@ def test_a_mirror_in_hf_endpoint_is_the_hub(home: Any, folders: Any) -> None:
 def test_offline_is_noticed_at_once_and_said(home: Any, dead: str, silent: Callable[[], str], way: str) -> None:
     address = dead if way == "refused" else silent()
     code = HEAD + (
-        "start = time.monotonic()\n"
+        "start = time.monotonic()\noffline_if_unreachable()\nprint('FIRST', time.monotonic() - start)\n"
         f'try:\n    locate("{MODEL}")\nexcept ValueError as error:\n    print(error)\n'
         "print('SECONDS', time.monotonic() - start)\n"
         "print('SAID', offline_if_unreachable())\n"
         "import os, huggingface_hub.constants as c\nprint('OFFLINE', c.HF_HUB_OFFLINE, os.environ['HF_HUB_OFFLINE'])"
     )
     said = home.run(code, HF_ENDPOINT=address, MODELSCOPE_ENDPOINT=address).stdout
-    assert float(_line(said, "SECONDS")) < 20
+    assert float(_line(said, "FIRST")) < 5 and float(_line(said, "SECONDS")) < 20
     assert f"'{MODEL}' is not in the cache, and {address} cannot be reached from here" in said
     assert (
         f"`dunwu fetch {MODEL} --source modelscope --to DIR`" in said and "HF_ENDPOINT=https://hf-mirror.com" in said
@@ -130,6 +131,36 @@ def test_the_switch_reaches_clients_that_were_imported_before(home: Any, dead: s
         "assert huggingface_hub.is_offline_mode() and datasets.config.HF_HUB_OFFLINE"
     )
     home.run(code, HF_ENDPOINT=dead)
+
+
+def test_a_model_that_is_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+    """Its bytes are no JSON, which was taken for the answer of a hub."""
+    from dunwu.model.loading import load_model
+
+    (tmp_path / "model").write_bytes(b"weights")
+    with pytest.raises(HubError, match=r"model' is a file; give the folder with config\.json and weights"):
+        load_model(str(tmp_path / "model"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{cut off", encoding="utf-8")
+    with pytest.raises(ValueError) as refused:
+        load_model(str(tmp_path / "folder"))
+    assert "no hub" not in str(refused.value) and "login page" not in str(refused.value)
+
+
+def test_what_is_no_hub_but_a_login_page_is_said_to_be_that(home: Any) -> None:
+    home.server.misbehaviour.login_page = True
+    code = HEAD + 'try:\n    locate("org/name", source="hf")\nexcept ValueError as error:\n    print(error)'
+    assert "is no hub: a login page of this network, or a wrong HF_ENDPOINT" in home.run(code).stdout
+
+
+def test_a_name_that_is_typed_right_gets_no_other_suggested(home: Any) -> None:
+    code = HEAD + (
+        'for name in ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instuct"):\n'
+        "    try:\n        locate(name)\n    except ValueError as error:\n        print(error)\n"
+    )
+    right, wrong = home.run(code, HF_HUB_OFFLINE="1").stdout.splitlines()
+    assert right == f"'{MODEL}' is not in the cache, and HF_HUB_OFFLINE is set; unset it, or give a folder"
+    assert "did you mean 'Qwen/Qwen2.5-0.5B-Instruct'?" in wrong
 
 
 def test_offline_that_the_user_asked_for_is_honoured_and_not_remarked_upon(home: Any) -> None:
@@ -170,10 +201,10 @@ def test_a_hub_that_takes_connections_and_never_answers_is_not_waited_for(home: 
     home.run("import huggingface_hub as h\nh.snapshot_download('org/large')")
     home.server.misbehaviour.hang = True
     code = (
-        "import time, huggingface_hub\nimport dunwu.hub.repo_files as listing, dunwu.hub.lookup as finding\n"
-        "listing._SECONDS = finding._PATIENCE = 1\nstart = time.monotonic()\n"
-        'print("AT", finding.locate("org/large"))\n'
-        'try:\n    finding.locate("org/nothing", source="hf")\n'
+        "import time, huggingface_hub\nfrom dunwu.hub import lookup, offline, repo_files\n"
+        "repo_files._SECONDS = offline._SECONDS = 1\nstart = time.monotonic()\n"
+        'print("AT", lookup.locate("org/large"))\n'
+        'try:\n    lookup.locate("org/nothing", source="hf")\n'
         'except ValueError as error:\n    print("ERROR", error)\n'
         'print("SECONDS", time.monotonic() - start, huggingface_hub.is_offline_mode())'
     )
@@ -183,7 +214,7 @@ def test_a_hub_that_takes_connections_and_never_answers_is_not_waited_for(home: 
     seconds, offline = _line(said, "SECONDS").split()
     assert float(seconds) < 20 and offline == "True"
 
-    late = home.run(code.replace('print("AT", finding.locate("org/large"))', "")).stdout
+    late = home.run(code.replace('print("AT", lookup.locate("org/large"))', "")).stdout
     assert "the hub did not answer in time while 'org/nothing' was read" in _line(late, "ERROR")
 
 
@@ -209,17 +240,25 @@ def test_the_proxy_is_what_is_asked_where_one_is_set(monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     assert not reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.setenv("HTTP_PROXY", home.server.url)
     assert reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert not reachable(dead)
-    reachable.cache_clear()
+    hub_state.cache_clear()
     monkeypatch.delenv("HTTP_PROXY")
     monkeypatch.setenv("ALL_PROXY", home.server.url.removeprefix("http://"))
     monkeypatch.delenv("NO_PROXY")
-    assert reachable("https://nowhere.invalid")
+    assert reachable("http://nowhere.invalid")
+    assert not reachable("https://nowhere.invalid"), "this proxy makes no connections"
+
+
+def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
+    start = time.monotonic()
+    assert not reachable("https://hub.example")
+    assert time.monotonic() - start < 8
 
 
 def test_a_network_that_cuts_the_first_encrypted_word_counts_as_none() -> None:
@@ -256,9 +295,10 @@ def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_other_errors_are_left_alone() -> None:
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = OSError(28, "No space left on device")
-    assert "the disk is full" in str(in_words(wrapped, "org/name")) and "HF_HOME" in str(in_words(wrapped, "x/y"))
+    explained = str(explain_error(wrapped, "org/name"))
+    assert "the disk is full" in explained and "HF_HOME" in explained
     for error in (KeyError("x"), OSError("no file named config.json"), ValueError("y"), ConnectionResetError("z")):
-        assert in_words(error, "org/name") is None
+        assert explain_error(error, "org/name") is None
 
 
 @pytest.mark.slow

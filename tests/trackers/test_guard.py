@@ -2,25 +2,28 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from dunwu.core.records import Completion, Group, Rollout
-from dunwu.trackers import guarded, log_completions
-from dunwu.trackers import offline as services
+from dunwu._utils.logging import forget_logged_once
+from dunwu.core.records import Completion, Group, Rollout, StepResult
+from dunwu.trackers import CompletionTables, guard_callbacks
 from dunwu.trackers.completion_tables import completion_rows
-from dunwu.trackers.guard import tracker_of
+from dunwu.trackers.guard import is_off, tracker_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
 
 @pytest.fixture(autouse=True)
-def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_said_yet() -> None:
     """What is said once a process is said once a test."""
-    monkeypatch.setattr(services, "_SAID", set())
+    forget_logged_once()
 
 
 class BreaksTheWriter(TrainerCallback):
@@ -103,7 +106,7 @@ def test_a_failure_shows_no_key(caplog: pytest.LogCaptureFixture, monkeypatch: p
         raise ConnectionError("401 for 0123456789abcdef0123456789abcdef01234567 at the server")
 
     monkeypatch.setattr(callback, "on_log", fail)
-    guarded([callback])
+    guard_callbacks([callback])
     callback.on_log(None, None, None)
     assert "(ConnectionError: 401 for *** at the server)" in caplog.text
 
@@ -125,11 +128,30 @@ def test_a_table_has_a_row_a_completion_and_at_most_64(tiny: Any) -> None:
     columns, rows = completion_rows(7, [one_group(tiny, 40), one_group(tiny, 40)])
     assert columns == [
         *("step", "prompt", "completion", "reward (function)", "length"),
-        *("reward", "advantage", "finish"),
+        *("reward", "advantage", "finish_reason"),
     ]
     assert len(rows) == 64
     assert rows[1][0] == 7 and rows[1][2:] == ["<b>|\n1", 1.0, None, 1.0, 0.0, "stop"]
     json.dumps(rows)
+
+
+def test_tables_come_with_the_logged_steps_and_with_every_evaluation(tiny: Any, tmp_path: Path) -> None:
+    """The trainer's list of callbacks may grow after the observer was made."""
+    writer = SummaryWriter(tmp_path)
+    callback = TensorBoardCallback(writer)
+    callbacks: list[TrainerCallback] = []
+    tables, by_function = CompletionTables(callbacks, every=2), CompletionTables(lambda: callbacks)
+    callbacks.append(callback)
+    for index in range(1, 6):
+        tables.on_step(StepResult(index=index, groups=(one_group(tiny, 2),), metrics={}))
+    by_function.on_evaluation(5, {}, [one_group(tiny, 3)])
+    tables.on_evaluation(5, {}, [])
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [text.step for text in events.Tensors("completions/text_summary")] == [2, 4]
+    (evaluated,) = events.Tensors("eval_completions/text_summary")
+    assert evaluated.step == 5 and len(evaluated.tensor_proto.string_val[0].decode().splitlines()) == 2 + 3
 
 
 def test_a_tracker_that_takes_no_table_is_asked_once_and_keeps_its_scalars(
@@ -137,8 +159,9 @@ def test_a_tracker_that_takes_no_table_is_asked_once_and_keeps_its_scalars(
 ) -> None:
     callback = TensorBoardCallback()
     callback.tb_writer = 7
-    guarded([callback])
-    log_completions([callback], 1, [one_group(tiny, 2)])
-    log_completions([callback], 2, [one_group(tiny, 2)])
+    guard_callbacks([callback])
+    tables = CompletionTables([callback])
+    for index in (1, 2):
+        tables.on_step(StepResult(index=index, groups=(one_group(tiny, 2),), metrics={}))
     assert caplog.text.count("tensorboard took no table of completions (AttributeError") == 1
-    assert not callback.dunwu_off
+    assert not is_off(callback)

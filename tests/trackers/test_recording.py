@@ -120,7 +120,7 @@ def rewards(folder: Path) -> list[float]:
     return [entry["reward"] for entry in state["log_history"] if "reward" in entry]
 
 
-COLUMNS = ["step", "prompt", "completion", "sevens", "sometimes", "reward", "advantage", "finish"]
+COLUMNS = ["step", "prompt", "completion", "sevens", "sometimes", "reward", "advantage", "finish_reason"]
 
 
 def test_wandb_has_scalars_and_tables_in_the_same_rows(recorded: tuple[Path, str]) -> None:
@@ -235,6 +235,27 @@ def test_swanlabs_own_callback_runs_without_a_key_and_without_report_to(tmp_path
     assert b"train/reward" in the(tmp_path, "swanlog/run-*/run-*.swanlab").read_bytes()
 
 
+def test_trackio_has_one_run_for_training_and_what_comes_after_it(tmp_path: Path) -> None:
+    """Its callback closed the run after training: an evaluation opened a second one, and `finish` raised."""
+    script = SCRIPT.replace("TRACKERS", "report_to='trackio'").replace(", CALLBACKS", ", eval_dataset=rows[:2]")
+    script = "\n".join(line for line in script.splitlines() if "wandb" not in line and "swanlab" not in line.lower())
+    script += """
+    trainer.evaluate()
+    trainer.train()
+    import trackio
+    trackio.finish()
+    """
+    printed = run(tmp_path, script)
+    assert printed.count("Created new run") == printed.count("Run finished") == 1
+    with sqlite3.connect(the(tmp_path, "hf/trackio/huggingface.db")) as store:
+        entries = [json.loads(row[0]) for row in store.execute("select metrics from metrics")]
+        (runs,) = store.execute("select count(distinct run_name) from metrics").fetchone()
+    store.close()
+    assert runs == 1
+    assert len([entry for entry in entries if "eval/reward" in entry]) == 1
+    assert len([entry for entry in entries if "train/reward" in entry]) == 6
+
+
 def test_a_script_that_starts_its_own_runs_without_a_key_is_kept_offline_and_goes_on(tmp_path: Path) -> None:
     printed = run(
         tmp_path,
@@ -263,9 +284,9 @@ def test_what_the_user_has_set_is_left_alone(tmp_path: Path) -> None:
     printed = run(
         tmp_path,
         """
-        from dunwu.trackers import settle, patch_tracker_logins
+        from dunwu.trackers import patch_tracker_logins, resolve_report_to
         patch_tracker_logins()
-        assert settle(["wandb", "swanlab"]) == ["wandb", "swanlab"]
+        assert resolve_report_to(["wandb", "swanlab"]) == ["wandb", "swanlab"]
         import os, swanlab, wandb
         assert (os.environ["WANDB_MODE"], os.environ["SWANLAB_MODE"]) == ("disabled", "disabled")
         wandb.init(project="p").log({"a": 1})

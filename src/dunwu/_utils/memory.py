@@ -1,7 +1,4 @@
-"""How much memory a device has left.
-
-What it is: one question, asked before anything large is allocated. What it is not: a plan.
-"""
+"""How much memory a device has left, asked before anything large is allocated."""
 
 from __future__ import annotations
 

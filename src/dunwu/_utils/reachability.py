@@ -1,118 +1,95 @@
-"""Whether a server can be reached, answered in seconds.
+"""Whether a server answers, found out within seconds.
 
-What it is: one connection with a deadline, through the proxy where one is set, and for `https` the first words of an
-encrypted conversation: some networks take a connection and cut it there.
-What it is not: a request, or a judgement of what the server answers; nothing of the user's is sent.
+One HEAD request without the user's keys, through the proxy where one is set. It goes by urllib rather than by
+huggingface_hub's session, which refuses every request while it is offline and reads HF_ENDPOINT once it is imported:
+trackers ask here too.
 """
 
 from __future__ import annotations
 
+import http.client
 import queue
-import socket
 import ssl
 import threading
-import time
 import urllib.request
-from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from typing import Literal, TypeAlias
+from urllib.error import URLError
+from urllib.parse import urlsplit
 
-__all__ = ["reachable"]
+__all__ = ["ServerState", "reachable", "server_state"]
 
-_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
+ServerState: TypeAlias = Literal["answers", "silent", "unreachable"]
+"""`silent`: it takes the connection and does not answer in time."""
 
 
 def reachable(url: str, *, seconds: float = 2.0) -> bool:
-    """Whether something answers at `url` (`https://host:port`), or the proxy that is set can reach it.
+    """Whether a connection to `url` (`https://host:port`) can be made, directly or by the proxy that is set."""
+    return server_state(url, seconds=seconds) != "unreachable"
+
+
+def server_state(url: str, *, seconds: float = 2.0) -> ServerState:
+    """What a server does with a HEAD request; an answer of any status will do.
 
     Args:
-        url: where; the port is the scheme's where none is given.
-        seconds: for the name and the connection together, and as long again for the first encrypted words.
+        url: where; user names and passwords in it are not sent.
+        seconds: for each of connection, encryption and answer; half as long again for all of them together.
     """
-    way = _way(urlsplit(url), seconds)
-    answers: queue.Queue[bool] = queue.Queue()
-    families = (socket.AF_INET, socket.AF_INET6)
-    # Threads, because looking up a name has no time limit of its own; one a family, because one may lead nowhere.
-    for family in families:
-        threading.Thread(target=_knock, args=(family, way, answers), daemon=True).start()
-    deadline = time.monotonic() + seconds * (2 if way.encrypted else 1) + 0.2
-    for _ in families:
-        try:
-            if answers.get(timeout=max(0.0, deadline - time.monotonic())):
-                return True
-        except queue.Empty:
-            return False
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
-    """How to get to a server.
-
-    Example: `_Way(host="example.org", port=443, encrypted=True, asks_for=None, seconds=2.0)`
-    """
-
-    host: str
-    """Whom to connect to: the server, or the proxy."""
-    port: int
-    """Its port."""
-    encrypted: bool
-    """Whether it speaks TLS."""
-    asks_for: str | None
-    """HOST:PORT that an HTTP proxy is asked to connect to."""
-    seconds: float
-    """Patience."""
-
-
-def _way(target: SplitResult, seconds: float) -> _Way:
-    host, port = target.hostname or "", _port(target)
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(target.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
-        return _Way(host=host, port=port, encrypted=target.scheme == "https", asks_for=None, seconds=seconds)
-    stop = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    # Only this combination uses CONNECT in plain text; another kind of proxy is trusted to find its way.
-    asks_for = f"{host}:{port}" if (stop.scheme, target.scheme) == ("http", "https") else None
-    encrypted = stop.scheme == "https"
-    return _Way(host=stop.hostname or "", port=_port(stop), encrypted=encrypted, asks_for=asks_for, seconds=seconds)
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or _PORTS.get(parts.scheme, 443)
-
-
-def _knock(family: int, way: _Way, answers: queue.Queue[bool]) -> None:
+    states: queue.SimpleQueue[ServerState] = queue.SimpleQueue()
+    # A thread, because looking up a name has no time limit of its own.
+    threading.Thread(target=lambda: states.put(_ask(url, seconds)), daemon=True).start()
     try:
-        where = socket.getaddrinfo(way.host, way.port, family, socket.SOCK_STREAM)[0][4]
-        with socket.socket(family, socket.SOCK_STREAM) as line:
-            line.settimeout(way.seconds)
-            line.connect(where)
-            answers.put(_answers(line, way))
-    except (OSError, UnicodeError):  # UnicodeError: a host name that cannot be one
-        answers.put(False)
+        return states.get(timeout=1.5 * seconds)
+    except queue.Empty:
+        return "unreachable"
 
 
-def _answers(line: socket.socket, way: _Way) -> bool:
-    if way.asks_for is not None:
-        return _leads_on(line, way.asks_for)
-    return not way.encrypted or _greets(line, way.host)
+def _ask(url: str, seconds: float) -> ServerState:
+    try:
+        address, proxies = _route(url)
+        _opener(proxies).open(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
+    except URLError as error:
+        return "answers" if _is_certificate_trouble(error.reason) else "unreachable"
+    except TimeoutError:  # urllib wraps what happens before the request is sent
+        return "silent"
+    except http.client.HTTPException:  # something answers, if not in HTTP
+        return "answers"
+    except (OSError, ValueError):  # ValueError: a host name or port that cannot be one
+        return "unreachable"
+    return "answers"
 
 
-def _leads_on(line: socket.socket, there: str) -> bool:
-    """Whether a proxy makes the connection."""
-    line.sendall(f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n\r\n".encode("ascii", "ignore"))
-    status = line.recv(64).split(b" ")
-    # 407: it wants a password, which the client may have; 405, 501: it does not do this, and may do the rest.
-    return len(status) > 1 and status[1] in (b"200", b"405", b"407", b"501")
+def _route(url: str) -> tuple[str, dict[str, str]]:
+    """Whom to ask, and by which proxies."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return _root(url), {}
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme == "http":
+        return _root(url), {parts.scheme: proxy}
+    # urllib cannot go through SOCKS or an encrypted proxy: whether the proxy itself answers must do.
+    return _root(proxy.replace("socks5h:", "http:").replace("socks5:", "http:").replace("socks4:", "http:")), {}
 
 
-def _greets(line: socket.socket, host: str) -> bool:
+def _root(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+
+
+def _opener(proxies: dict[str, str]) -> urllib.request.OpenerDirector:
+    """An opener that follows no redirects and takes every status for an answer."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent; whether the certificate is right is the client's question
-    try:
-        with context.wrap_socket(line, server_hostname=host):
-            return True
-    except ssl.SSLEOFError:
-        return False
-    except ssl.SSLError:
-        return True
+    context.verify_mode = ssl.CERT_NONE  # no secret is sent; judging the certificate is the client's affair
+    opener = urllib.request.OpenerDirector()
+    opener.add_handler(urllib.request.ProxyHandler(proxies))
+    opener.add_handler(urllib.request.HTTPHandler())
+    opener.add_handler(urllib.request.HTTPSHandler(context=context))
+    opener.add_handler(urllib.request.UnknownHandler())
+    return opener
+
+
+def _is_certificate_trouble(reason: object) -> bool:
+    """Whether encryption failed otherwise than by being cut off, as some networks do."""
+    return isinstance(reason, ssl.SSLError) and not isinstance(reason, ssl.SSLEOFError)

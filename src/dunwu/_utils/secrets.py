@@ -1,18 +1,17 @@
 """Keys: refused where they would be saved or shared, found in a script's text, and never repeated.
 
-What it is: names and shapes that keys have, and sentences that say where a key belongs instead.
-What it is not: a place that keeps keys. No function here returns or prints a key's value.
+No function here returns or prints a key's value.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["redact", "reject_secrets", "warn_of_secrets_in"]
+from dunwu.errors import ConfigError
+
+__all__ = ["describe_error", "redact", "reject_secrets", "warn_of_secrets_in", "without_credentials"]
 
 _NAME = re.compile(
     r"(^|_)(api|access|secret|auth|private|wandb|swanlab|hf|hub|comet|mlflow)_?keys?$"
@@ -20,17 +19,31 @@ _NAME = re.compile(
     r"|(^|_)(hub|hf|huggingface|modelscope|api|auth|access|sdk|login|bearer)_?token$"
     r"|^(use_)?(auth_)?token$"
 )
-"""Names of options and variables that hold keys. `pad_token`, `answer_key` and their like are none."""
+"""Names of options and variables that hold keys; `pad_token`, `answer_key` and their like do not."""
 _VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d+_\w{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,})")
 _HEX = re.compile(r"(?:[A-Za-z][\w.]*-)?[0-9a-f]{40}")
-"""wandb's older keys; a commit looks the same, so names of revisions are let through."""
+"""wandb's older keys; a commit looks the same, so revisions are let through by their names."""
 _COMMIT = re.compile(r"revision|commit|sha|hash|version|ref$")
-_LOGINS = ("login",)
 _LONG_ENOUGH = 16
 """Characters from which a literal given to a function `login` is taken for a key, not for a user's name."""
 
+_LITERAL = r"""[rRbBuU]?['"](?P<value>[^'"\n]{6,})['"]"""
+_WORD = r"(?<![\w-])(?P<name>[A-Za-z_][\w-]*)"
+_IN_A_SCRIPT = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"""{_WORD}(?:['"]\])?(?:\s*:\s*[\w.\[\]| ]+)?\s*=\s*{_LITERAL}""",  # NAME = "…", x["NAME"] = "…"
+        rf"""['"]{_WORD}['"]\s*:\s*{_LITERAL}""",  # {"NAME": "…"}
+        rf"""(?:setdefault|putenv)\(\s*['"]{_WORD}['"]\s*,\s*{_LITERAL}""",
+        rf"""\b(?P<name>login)\((?:[^()]*?\bkey\s*=\s*)?\s*{_LITERAL}""",  # login("…"), login(…, key="…")
+        r"""(?m)^\s*[!%].*?(?P<name>[A-Za-z_]\w*)=(?P<value>\S+)""",  # %env NAME=…
+        r"""(?m)^\s*[!%].*?\b(?P<name>login)\s+(?:--?[\w-]+[ =])?(?P<value>\S+)""",  # !wandb login …
+    )
+)
+_BY_ITS_LOOKS = re.compile(rf"{_VALUE.pattern}|(?<=['\" =]){_HEX.pattern}\b")
 
-def reject_secrets(content: Mapping[str, Any], where: str) -> None:
+
+def reject_secrets(content: Mapping[str, object], where: str) -> None:
     """Refuse any key among options, however deep, by its name or by its looks.
 
     Args:
@@ -38,44 +51,64 @@ def reject_secrets(content: Mapping[str, Any], where: str) -> None:
         where: what would hold the key, for the sentence: `the recipe my.yaml`.
 
     Raises:
-        ValueError: names the option and says where the key belongs; the value is not in it.
+        ConfigError: names the option and says where the key belongs; the value is not in it.
     """
-    for path, value in _leaves(content, ()):
+    for path, value in _leaves(content, (), set()):
         name = path[-1]
         if isinstance(value, str) and value and (_is_key_name(name) or _looks_like_key(name, value)):
-            raise ValueError(f"{'.'.join(path)} holds a key, and {where} is no place for one. {_cure(name, value)}")
+            raise ConfigError(
+                f"{'.'.join(path)} holds a key, and {where} is no place for one. {_remedy(name, value)}"
+            )
 
 
 def redact(text: str) -> str:
-    """The text with everything in it that is, or looks like, a key put out of sight."""
+    """The text with *** for everything that is, or looks like, a key, and addresses without user and password."""
     held = [value for name, value in os.environ.items() if _is_key_name(name) and len(value) >= _LONG_ENOUGH // 2]
     for value in sorted(held, key=len, reverse=True):
         text = text.replace(value, "***")
-    return re.sub(rf"\b{_HEX.pattern}\b", "***", _VALUE.sub("***", text))
+    return re.sub(rf"\b{_HEX.pattern}\b", "***", _VALUE.sub("***", without_credentials(text)))
+
+
+def without_credentials(text: str) -> str:
+    """The text with addresses cut down to what is not secret.
+
+    Example: `without_credentials("https://me:word@host/path")` → `"https://host/path"`
+    """
+    return re.sub(r"://[^/\s]*@", "://", text)
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's class and text on one line, without keys."""
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def warn_of_secrets_in(source_code: str, filename: str) -> list[str]:
-    """A sentence for each line of a Python script (or a notebook's cells) that holds a key in plain text.
+    """A sentence for each line of a script, or of a notebook's cells, that holds a key in plain text.
 
     Shell lines of notebooks (`!wandb login …`, `%env WANDB_API_KEY=…`) are read too. The key is in no sentence.
     """
     lines = source_code.splitlines()
-    magics = {n: line for n, line in enumerate(lines, 1) if line.lstrip().startswith(("!", "%"))}
-    plain = "\n".join("" if n in magics else line for n, line in enumerate(lines, 1))
-    found: dict[int, tuple[str, str]] = {}
-    try:
-        for line, what, hint in _in_python(ast.parse(plain)):
-            found.setdefault(line, (what, hint))
-    except (SyntaxError, ValueError):  # no Python at all: what looks like a key is still found
-        magics = dict(enumerate(lines, 1))
-    for line, text in magics.items():
-        if _magic_holds_key(text):
-            found.setdefault(line, ("this line", text))
+    found: dict[int, str] = {}
+    for pattern in _IN_A_SCRIPT:
+        for match in pattern.finditer(source_code):
+            line = source_code.count("\n", 0, match.start("name")) + 1
+            if _is_key(match["name"], match["value"]) and not lines[line - 1].lstrip().startswith("#"):
+                found.setdefault(line, match["name"])
+    for number, text in enumerate(lines, 1):
+        by_looks = _BY_ITS_LOOKS.search(text)
+        if by_looks and (_VALUE.search(text) or not re.search(r"revision|commit|sha|hash|version", text.lower())):
+            found.setdefault(number, "this line")
     return [
         f"{filename}, line {line}: {what} holds a key in plain text, and whoever gets the file gets the key. "
-        f"{_cure(hint, '')} Then take it out."
-        for line, (what, hint) in sorted(found.items())
+        f"{_remedy(lines[line - 1], '')} Then take it out."
+        for line, what in sorted(found.items())
     ]
+
+
+def _is_key(name: str, value: str) -> bool:
+    if name == "login":
+        return len(value) >= _LONG_ENOUGH and not re.search(r"[\s/@.]", value)
+    return _is_key_name(name)
 
 
 def _is_key_name(name: str) -> bool:
@@ -88,7 +121,7 @@ def _looks_like_key(name: str, value: str) -> bool:
     return _HEX.fullmatch(value.strip()) is not None and not _COMMIT.search(name.lower())
 
 
-def _cure(name: str, value: str) -> str:
+def _remedy(name: str, value: str) -> str:
     """Where a key belongs, by the name of its option and, where that says nothing, by its looks."""
     known = f"{name} {value if value.startswith(('hf_', 'wandb_')) else ''}".lower()
     if "swanlab" in known:
@@ -97,83 +130,22 @@ def _cure(name: str, value: str) -> str:
         return "Set WANDB_API_KEY in the environment, or run `wandb login` once."
     if re.search(r"hf_|hub|hugging|token", known):
         return "Set HF_TOKEN in the environment, or run `hf auth login` once."
+    if _HEX.search(name):
+        return "Set WANDB_API_KEY in the environment, or run `wandb login` once."
     return "Set it as an environment variable instead."
 
 
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _leaves(inner, (*path, str(name)))
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for inner in value:
-            yield from _leaves(inner, path)
+def _leaves(
+    value: object, path: tuple[str, ...], seen: set[tuple[int, bool]]
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every value below, with its names; what YAML's aliases repeat, or make endless, is looked at once."""
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str | bytes):
+        known = (id(value), bool(path) and _is_key_name(path[-1]))
+        if known in seen:
+            return
+        seen.add(known)
+        named = value.items() if isinstance(value, Mapping) else ((None, inner) for inner in value)
+        for name, inner in named:
+            yield from _leaves(inner, path if name is None else (*path, str(name)), seen)
     elif path:
         yield path, value
-
-
-# -- in a script's text ----------------------------------------------------------------------------------------------
-
-
-def _in_python(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
-    """Line, what stands there, and the words that tell whose key it is; the most telling finds first."""
-    nodes = list(ast.walk(tree))
-    for node in nodes:
-        if isinstance(node, ast.Call):
-            yield from _in_call(node)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from _in_assignment(targets, node.value)
-        elif isinstance(node, ast.Dict):
-            for key, held in zip(node.keys, node.values, strict=True):
-                if (name := _text(key)) and _is_key_name(name) and _text(held):
-                    yield held.lineno, f"{name!r}", name
-    for node in nodes:
-        if (value := _text(node)) and _looks_like_key("", value.strip()):
-            yield getattr(node, "lineno", 1), "this line", value if _VALUE.search(value) else "wandb"
-
-
-def _in_call(call: ast.Call) -> Iterator[tuple[int, str, str]]:
-    name = _dotted(call.func)
-    login = name.rpartition(".")[2] in _LOGINS
-    for keyword in call.keywords:
-        if keyword.arg and _text(keyword.value) and (_is_key_name(keyword.arg) or (login and keyword.arg == "key")):
-            yield call.lineno, f"{name}({keyword.arg}=…)", f"{name} {keyword.arg}"
-    literals = [text for text in map(_text, call.args) if text]
-    if login and call.args and (first := _text(call.args[0])) and _one_long_word(first):
-        yield call.lineno, f"{name}(…)", f"{name} token"
-    if name.endswith(("environ.setdefault", "putenv")) and len(literals) > 1 and _is_key_name(literals[0]):
-        yield call.lineno, f"{name}({literals[0]!r}, …)", literals[0]
-
-
-def _in_assignment(targets: Iterable[ast.expr], value: ast.expr | None) -> Iterator[tuple[int, str, str]]:
-    if not _text(value):
-        return
-    for target in targets:
-        name = _text(target.slice) if isinstance(target, ast.Subscript) else _dotted(target).rpartition(".")[2]
-        if name and _is_key_name(name):
-            what = f"{_dotted(target.value)}[{name!r}] = …" if isinstance(target, ast.Subscript) else f"{name} = …"
-            yield target.lineno, what, name
-
-
-def _one_long_word(text: str) -> bool:
-    return len(text) >= _LONG_ENOUGH and not re.search(r"[\s/@.]", text)
-
-
-def _magic_holds_key(line: str) -> bool:
-    if _VALUE.search(line) or re.search(rf"\b{_HEX.pattern}\b", line):
-        return True
-    named = re.search(r"([A-Za-z_]\w*)\s*=\s*\S+", line)
-    if named and _is_key_name(named.group(1)):
-        return True
-    word = re.search(r"\blogin\s+(?:--?[\w-]+[ =])?(\S+)", line)
-    return bool(word and _one_long_word(word.group(1)))
-
-
-def _text(node: ast.AST | None) -> str:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-
-
-def _dotted(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value)}.{node.attr}".lstrip(".")
-    return node.id if isinstance(node, ast.Name) else ""

@@ -59,14 +59,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
 def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser, module: object) -> dict[str, str]:
     """`--section.option value` and `--section.option=value`, for the commands that take a recipe."""
+    from dunwu._utils.secrets import redact
+
     if rest and not getattr(module, "TAKES_OVERRIDES", False):
-        parser.error(f"unknown argument {rest[0].partition('=')[0]!r}")  # what follows may be a key
+        parser.error(f"unknown argument {redact(rest[0].partition('=')[0])!r}")  # what follows may be a key
     found: dict[str, str] = {}
     words = iter(rest)
     for word in words:
         if not word.startswith("--"):
-            from dunwu._utils.secrets import redact
-
             parser.error(f"unexpected {redact(word)!r}; an override reads --train.learning_rate 1e-5")
         name, given, value = word[2:].partition("=")
         if not given:

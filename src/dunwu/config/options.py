@@ -18,7 +18,7 @@ from dunwu.config.checks import check_choices, check_combinations, check_optimiz
 from dunwu.config.presets import PRESETS
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.errors import ConfigError
-from dunwu.trackers import settle as resolve_report_to
+from dunwu.trackers import resolve_report_to
 
 __all__ = ["GRPOConfig"]
 

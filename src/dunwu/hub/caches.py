@@ -1,7 +1,6 @@
-"""What the clients' caches hold, read from the disk.
+"""The clients' caches on the disk: the folder of a cached repository, and the names of all cached ones.
 
-What it is: the folder of a cached repository, and the names of all cached ones.
-What it is not: a promise that every file is there: a cache holds the files that were asked for.
+A cache holds the files that were asked for, which need not be all.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`fetch`: a whole model or dataset into a plain folder, checked.
-
-What it is: the clients' downloads with a progress bar, which go on where they stopped; and a check of every hash.
-What it is not: a cache; the folder is the user's, and is read like any other.
+"""`fetch`: a whole model or dataset into a plain folder, with every file checked against the hub's hashes.
 
 huggingface_hub keeps whole files across a kill and, in version 2.4, starts a half one anew. So small files are left
 to it, and large ones go through its `http_get` into a part file that the next run goes on with.
+
+The hashes are checked here rather than by `HfApi.verify_repo_checksums`: that lists the repository once more, hashes
+every file each time, misses what redundant weights are left out for, and knows nothing of ModelScope.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dunwu._utils.logging import get_logger
-from dunwu.hub.errors import in_words, is_about_absence, is_about_the_way, spoken, way_out
+from dunwu.errors import HubError
+from dunwu.hub.errors import explain_error, explained_errors, is_connection_error, is_not_found, offline_advice
 from dunwu.hub.lookup import modelscope_answers
 from dunwu.hub.offline import is_offline, offline_if_unreachable
-from dunwu.hub.repo_files import File, Listing, list_hf, list_modelscope, needless
-from dunwu.hub.sources import Kind, chosen, has_modelscope, hf_endpoint, is_here, refuse_paths
+from dunwu.hub.repo_files import File, Listing, list_hf, list_modelscope, redundant_weights
+from dunwu.hub.sources import Kind, has_modelscope, hf_endpoint, is_on_disk, reject_missing_path, resolve_source
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["FetchReport", "fetch"]
 
 _RESUMED = 16 << 20
-"""Bytes from which a half file is worth going on with; below, it comes again."""
+"""Bytes from which a half file is worth resuming; a smaller one is downloaded again."""
 _ONE_REQUEST = 50 * 10**9
-"""Bytes that the hub gives in one plain answer; a larger file is the client's own business."""
-_AT_ONCE = 4
+"""Bytes that the hub gives in one plain answer; a larger file is left to the client."""
+_PARALLEL = 4
 """Large files at a time: one connection is often slower than the line."""
-_SPARE = 64 << 20
+_RESERVE = 64 << 20
 """Bytes to leave free on the disk."""
 _PARTS = Path(".cache") / "dunwu"
 
@@ -51,15 +55,15 @@ class FetchReport:
     """The name on the hub that it came from."""
     kind: Kind
     folder: Path
-    """Where it is."""
+    """Where the files are."""
     source: str
     """`hf` or `modelscope`."""
     files: int
-    """How many, those included that were there already."""
+    """Their number, with those that were there already."""
     bytes: int
-    """Of these files."""
+    """Their size."""
     commit: str
-    """What the newest was at that moment; on ModelScope the branch."""
+    """The commit that was downloaded; on ModelScope the branch."""
     seconds: float
     reused: int
     """Files that were there already, whole."""
@@ -82,22 +86,24 @@ def fetch(
         revision: a branch, tag or commit; None is the newest.
 
     Raises:
-        ValueError: in words: no such name, no access, no room, a hub that is down, a file that stays wrong.
+        HubError: no such name, no access, no room, a hub that is down, a file that stays wrong, a folder with other
+            files of the same names.
     """
     started = time.monotonic()
     folder = Path(to).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{str(to)!r} is a file; give a folder to download to")
-    if is_here(name):
-        raise ValueError(f"{name!r} is on this machine already; there is nothing to fetch, use it as it is")
-    refuse_paths(name)
+        raise HubError(f"{str(to)!r} is a file; give a folder to download to")
+    if is_on_disk(name):
+        raise HubError(f"{name!r} is on this machine already; there is nothing to fetch, use it as it is")
+    reject_missing_path(name)
     listing = _listing(name, kind, source, revision)
-    skipped = needless(listing)
+    skipped = redundant_weights(listing)
     wanted = [file for file in listing.files if file.path not in set(skipped)]
-    with _alone(folder), spoken(name):
+    with _folder_lock(folder), explained_errors(name):
         missing = [file for file in wanted if not file.is_whole(folder)]
+        _check_own_files(listing, wanted, missing, folder)
         _check_room(folder, missing)
-        _bring_and_check(listing, missing, folder)
+        _download_and_check(listing, missing, folder)
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
     with suppress(OSError):
         (folder / _PARTS.parent).rmdir()  # if nothing else is in it
@@ -110,33 +116,45 @@ def fetch(
 
 
 def _listing(name: str, kind: Kind | None, source: str, revision: str | None) -> Listing:
-    source = chosen(source)
+    source = resolve_source(source)
     if source == "local":
-        raise ValueError("source=local fetches nothing; choose auto, hf or modelscope")
+        raise HubError("source=local fetches nothing; choose auto, hf or modelscope")
     if source == "modelscope":
-        return list_modelscope(name, kind, revision)
-    words = offline_if_unreachable()
-    elsewhere = True
-    if words is None and is_offline():
-        raise ValueError(f"HF_HUB_OFFLINE is set, so {name!r} cannot be fetched; unset it")
-    if words is None:
+        found = list_modelscope(name, kind, revision)
+    else:
+        found = _hf_listing(name, kind, source, revision)
+    if not found.files:
+        raise HubError(f"{name!r} is an empty repository; there is nothing to fetch")
+    return found
+
+
+def _hf_listing(name: str, kind: Kind | None, source: str, revision: str | None) -> Listing:
+    """As the Hugging Face hub lists it, or ModelScope where `source` allows it and the hub does not help."""
+    if offline_if_unreachable() is not None:
+        reason, cause = f"{hf_endpoint()} cannot be reached from here; {offline_advice(name)}", None
+    elif is_offline():
+        raise HubError(f"HF_HUB_OFFLINE is set, so {name!r} cannot be fetched; unset it")
+    else:
         try:
             return list_hf(name, kind, revision)
+        except HubError:
+            raise
         except Exception as error:
-            words, elsewhere = in_words(error, name), is_about_the_way(error) or is_about_absence(error)
-            if words is None:
+            explained, cause = explain_error(error, name), error
+            if explained is None:
                 raise
-    else:
-        words = f"{hf_endpoint()} cannot be reached from here; {way_out(name)}"
-    if source == "auto" and elsewhere and has_modelscope() and modelscope_answers(name, kind or "model", revision):
-        get_logger().info("%s: trying ModelScope, because %s", name, words)
+            if not (is_connection_error(error) or is_not_found(error)):
+                raise HubError(explained) from error
+            reason = explained
+    if source == "auto" and has_modelscope() and modelscope_answers(name, kind or "model", revision):
+        get_logger().info("%s: trying ModelScope, because %s", name, reason)
         return list_modelscope(name, kind, revision)
-    raise ValueError(words)
+    raise HubError(reason) from cause
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While nobody else fetches into the folder."""
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Held while this process fetches into the folder."""
     from filelock import FileLock, Timeout
 
     (folder / _PARTS).mkdir(parents=True, exist_ok=True)
@@ -144,38 +162,52 @@ def _alone(folder: Path) -> Iterator[None]:
         with FileLock(folder / _PARTS / "lock", timeout=0):
             yield
     except Timeout as error:
-        raise ValueError(f"another process is fetching into {str(folder)!r}; wait for it") from error
+        raise HubError(f"another process is fetching into {str(folder)!r}; wait for it") from error
+
+
+def _check_own_files(listing: Listing, wanted: Sequence[File], missing: Sequence[File], folder: Path) -> None:
+    """Refuse a folder that is not a copy of the repository and has files that would be replaced."""
+    started_before = (folder / _PARTS.parent / "huggingface").is_dir() or any((folder / _PARTS).glob("*.part"))
+    if len(missing) < len(wanted) or started_before:
+        return
+    there = [file.path for file in missing if (folder / file.path).exists()]
+    if there:
+        named = ", ".join(there[:3]) + (" …" if len(there) > 3 else "")
+        raise HubError(
+            f"{str(folder)!r} holds files of these names that are not of {listing.name!r}: {named}; give another "
+            "folder, or remove them"
+        )
 
 
 def _check_room(folder: Path, missing: Sequence[File]) -> None:
     needed = sum(file.size - _size(_part(folder, file)) for file in missing)
     free = shutil.disk_usage(folder).free
-    if needed and needed + _SPARE > free:
-        raise ValueError(
+    if needed and needed + _RESERVE > free:
+        raise HubError(
             f"{needed / 1e9:.2f} GB are still to come and {str(folder)!r} has {free / 1e9:.2f} GB free; free some "
             "room, or give another folder"
         )
 
 
-def _bring_and_check(listing: Listing, missing: Sequence[File], folder: Path) -> None:
-    _bring(listing, missing, folder)
+def _download_and_check(listing: Listing, missing: Sequence[File], folder: Path) -> None:
+    _download(listing, missing, folder)
     wrong = [file for file in missing if not file.is_whole(folder)]
     if wrong:
         named = ", ".join(file.path for file in wrong[:3])
         get_logger().warning("%s came with other bytes than the hub lists: downloading once more", named)
-        _bring(listing, wrong, folder)
+        _download(listing, wrong, folder)
         wrong = [file for file in wrong if not file.is_whole(folder)]
     if wrong:
         for file in wrong:
             (folder / file.path).unlink(missing_ok=True)
         named = ", ".join(file.path for file in wrong[:3])
-        raise ValueError(
+        raise HubError(
             f"{named} of {listing.name!r} came twice with other bytes than the hub lists, and was removed; the "
             "connection or a mirror changes it: try another network, HF_ENDPOINT or --source"
         )
 
 
-def _bring(listing: Listing, files: Sequence[File], folder: Path) -> None:
+def _download(listing: Listing, files: Sequence[File], folder: Path) -> None:
     for file in files:
         (folder / file.path).unlink(missing_ok=True)  # what is there is not whole; no client shall take it for that
     if not files:
@@ -191,11 +223,11 @@ def _bring(listing: Listing, files: Sequence[File], folder: Path) -> None:
         return
     large = [file for file in files if _RESUMED <= file.size <= _ONE_REQUEST]
     if len(large) < len(files):
-        _bring_others(listing, [file for file in files if file not in large], folder)
-    _bring_large(listing, large, folder)
+        _download_small(listing, [file for file in files if file not in large], folder)
+    _download_large(listing, large, folder)
 
 
-def _bring_others(listing: Listing, files: Sequence[File], folder: Path) -> None:
+def _download_small(listing: Listing, files: Sequence[File], folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download(
@@ -207,18 +239,18 @@ def _bring_others(listing: Listing, files: Sequence[File], folder: Path) -> None
     )
 
 
-def _bring_large(listing: Listing, files: Sequence[File], folder: Path) -> None:
+def _download_large(listing: Listing, files: Sequence[File], folder: Path) -> None:
     stop = threading.Event()
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    pool = ThreadPoolExecutor(_PARALLEL)
     try:
-        for done in as_completed([pool.submit(_bring_one, listing, file, folder, stop) for file in files]):
+        for done in as_completed([pool.submit(_download_one, listing, file, folder, stop) for file in files]):
             done.result()
     finally:
         stop.set()  # after an error, or Ctrl-C, the others end with their next piece
         pool.shutdown(cancel_futures=True)
 
 
-def _bring_one(listing: Listing, file: File, folder: Path, stop: threading.Event) -> None:
+def _download_one(listing: Listing, file: File, folder: Path, stop: threading.Event) -> None:
     """One large file, by the client's own request and bar, from where its part file ends."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -228,7 +260,7 @@ def _bring_one(listing: Listing, file: File, folder: Path, stop: threading.Event
     if _size(part) > file.size:
         part.unlink()
     url = hf_hub_url(listing.name, file.path, repo_type=listing.kind, revision=listing.commit)
-    with _Part(part, stop) as growing:
+    with _Part(part, file.size, stop) as growing:
         http_get(
             url,
             growing,
@@ -242,16 +274,18 @@ def _bring_one(listing: Listing, file: File, folder: Path, stop: threading.Event
 
 
 class _Part(FileIO):
-    """A part file, unbuffered, so that a kill loses nothing that was written; it ends when told to stop."""
+    """A part file, unbuffered, so that a kill loses nothing that was written; it ends at `stop`, and at its size."""
 
-    def __init__(self, path: Path, stop: threading.Event) -> None:
+    def __init__(self, path: Path, size: int, stop: threading.Event) -> None:
         super().__init__(path, "a")
-        self.stop = stop
+        self.size, self.stop = size, stop
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         if self.stop.is_set():
             raise OSError("stopped, because another file failed")
         view, done = memoryview(data), 0
+        if self.tell() + len(view) > self.size:
+            raise HubError(f"the hub sends more than the {self.size} bytes that it lists; do not trust it")
         while done < len(view):  # one system call may take only a part
             done += super().write(view[done:]) or 0
         return done

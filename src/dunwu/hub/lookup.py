@@ -1,7 +1,6 @@
-"""`locate`: what to hand to from_pretrained or load_dataset.
+"""`locate`: what to pass to from_pretrained or load_dataset: a folder, or a name on one of the hubs.
 
-What it is: the choice among a folder, the Hugging Face hub and ModelScope, and the sentence where none helps.
-What it is not: the download from the Hugging Face hub: its clients do that by the name, so that what is saved later
+Nothing is downloaded from the Hugging Face hub here: its clients do that by the name, so that what is saved later
 keeps the name.
 """
 
@@ -9,39 +8,43 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 
 from dunwu._utils.logging import get_logger
+from dunwu.errors import DunwuError, HubError
 from dunwu.hub.caches import has_weights, hf_snapshot, is_prepared, modelscope_snapshot
-from dunwu.hub.errors import in_words, is_about_absence, is_about_the_way, or_rather, spoken, way_out
-from dunwu.hub.offline import go_offline, is_offline, offline_if_unreachable, reachable
-from dunwu.hub.repo_files import ask_hf, list_modelscope, needless
+from dunwu.hub.errors import (
+    did_you_mean_repo,
+    explain_error,
+    explained_errors,
+    is_connection_error,
+    is_not_found,
+    offline_advice,
+)
+from dunwu.hub.offline import go_offline, hub_state, is_offline, offline_if_unreachable, reachable
+from dunwu.hub.repo_files import list_modelscope, redundant_weights, repo_info
 from dunwu.hub.sources import (
     Kind,
-    chosen,
     has_modelscope,
     hf_endpoint,
-    is_here,
+    is_on_disk,
     modelscope_endpoint,
-    names_there,
-    need_modelscope,
-    refuse_paths,
+    modelscope_names,
+    reject_missing_path,
+    require_modelscope,
+    resolve_source,
 )
 
 __all__ = ["locate", "modelscope_answers"]
 
-_PATIENCE = 4.0
-"""Seconds for the first answer of a hub that is only asked for what is new."""
-_told: set[str] = set()
-
 
 def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: str | None = None) -> str:
-    """What to hand to `from_pretrained` or `load_dataset`.
+    """What to pass to `from_pretrained` or `load_dataset`.
 
     Args:
-        name: a folder or file, which always wins, or the name of a model or dataset.
-        source: one of `SOURCES`; `auto` is what DUNWU_SOURCE says.
+        name: a folder (or a file of data), which always wins, or the name of a model or dataset.
+        source: one of `SOURCES`; `auto` is the value of DUNWU_SOURCE.
         revision: a branch, tag or commit; None is the newest.
 
     Returns:
@@ -49,28 +52,30 @@ def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: s
         ModelScope's client downloaded to.
 
     Raises:
-        ValueError: in words: what happened, and the command that goes on from there.
+        HubError: what happened, and the command that goes on from there.
     """
-    source = chosen(source)
-    if is_here(name):
+    source = resolve_source(source)
+    if is_on_disk(name):
+        if kind == "model" and Path(name).expanduser().is_file():
+            raise HubError(f"{name!r} is a file; give the folder with config.json and weights, or a hub name")
         return name
-    refuse_paths(name)
+    reject_missing_path(name)
     if source == "local":
         return _local(name, kind, revision)
     if source == "modelscope":
         return _modelscope(name, kind, revision)
     if _is_cached(name, kind, revision):
-        _say_if_unreachable()
+        _warn_if_offline()
         return name
-    trouble = _trouble_at_hf(name, kind, revision)
-    if trouble is None:
+    failure = _hf_failure(name, kind, revision)
+    if failure is None:
         return name
-    if source == "auto" and trouble.elsewhere and modelscope_answers(name, kind, revision):
-        get_logger().info("%s: trying ModelScope, because %s", name, trouble.words)
-        return _modelscope(name, kind, revision, cache_only=_told_offline())
+    if source == "auto" and failure.may_try_elsewhere and modelscope_answers(name, kind, revision):
+        get_logger().info("%s: trying ModelScope, because %s", name, failure.reason)
+        return _modelscope(name, kind, revision, cache_only=_user_chose_offline())
     if hf_snapshot(name, kind, revision) is not None:  # a part, such as the tokenizer; the client knows what it needs
         return name
-    raise ValueError(trouble.words)
+    raise HubError(failure.reason)
 
 
 def _is_cached(name: str, kind: Kind, revision: str | None) -> bool:
@@ -82,103 +87,92 @@ def _is_cached(name: str, kind: Kind, revision: str | None) -> bool:
 
 
 def modelscope_answers(name: str, kind: Kind, revision: str | None) -> bool:
-    """Whether ModelScope is worth asking: its client is installed, and it can be reached or has a copy here."""
+    """Whether ModelScope may help: its client is installed, and it can be reached or there is a copy in its cache."""
     if not has_modelscope():
         return False
-    here = any(modelscope_snapshot(each, kind, revision) for each in names_there(name))
-    return here or (not _told_offline() and reachable(modelscope_endpoint()))
+    here = any(modelscope_snapshot(each, kind, revision) for each in modelscope_names(name))
+    return here or (not _user_chose_offline() and reachable(modelscope_endpoint()))
 
 
-def _told_offline() -> bool:
-    """Whether the user, and not a hub that could not be reached, said offline."""
+def _user_chose_offline() -> bool:
+    """Whether it is the user who set HF_HUB_OFFLINE, rather than a hub that could not be reached."""
     return is_offline() and offline_if_unreachable() is None
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class _HubFailure:
     """Why the Hugging Face hub does not help."""
 
-    words: str
-    elsewhere: bool
+    reason: str
+    may_try_elsewhere: bool
     """Whether another source may help."""
 
 
-def _trouble_at_hf(name: str, kind: Kind, revision: str | None) -> _Trouble | None:
-    offline = offline_if_unreachable()
-    if offline is not None:
-        words = f"{name!r} is not in the cache, and {hf_endpoint()} cannot be reached from here; {way_out(name)}"
-        return _Trouble(words, elsewhere=True)
+def _hf_failure(name: str, kind: Kind, revision: str | None) -> _HubFailure | None:
+    if offline_if_unreachable() is not None:
+        reason = f"{name!r} is not in the cache, and {hf_endpoint()} cannot be reached from here"
+        return _HubFailure(f"{reason}; {offline_advice(name)}", may_try_elsewhere=True)
     if is_offline():
-        words = f"{name!r} is not in the cache, and HF_HUB_OFFLINE is set"
-        return _Trouble(words + or_rather(name, "unset it, or give a folder"), elsewhere=True)
+        advice = did_you_mean_repo(name, "unset it, or give a folder")
+        reason = f"{name!r} is not in the cache, and HF_HUB_OFFLINE is set{advice}"
+        return _HubFailure(reason, may_try_elsewhere=True)
     try:
-        ask_hf(name, kind, revision)
+        repo_info(name, kind, revision)
+    except DunwuError:
+        raise
     except Exception as error:
-        reason = in_words(error, name)
-        if reason is None and isinstance(error, ValueError):  # a name that cannot be one
-            raise
-        if reason is None:  # a mirror that knows the files, and not this question; the client will see
+        explained = explain_error(error, name)
+        if explained is None and isinstance(error, ValueError):  # a name that cannot be one
+            raise HubError(str(error)) from error
+        if explained is None:  # a mirror that knows the files, and not this question; the client will see
             return None
-        return _Trouble(reason, elsewhere=is_about_the_way(error) or is_about_absence(error))
+        return _HubFailure(explained, may_try_elsewhere=is_connection_error(error) or is_not_found(error))
     return None
 
 
-def _say_if_unreachable() -> None:
-    """Tell the user once that only the cache is used."""
+def _warn_if_offline() -> None:
+    """Warn once that only the cache is used; a client would wait ten seconds for each file of a silent hub."""
     sentence = offline_if_unreachable()
-    if sentence is None and not is_offline() and not _answers(hf_endpoint()):
+    if sentence is None and not is_offline() and hub_state(hf_endpoint()) == "silent":
         sentence = go_offline("takes connections and does not answer")
-    if sentence is not None and sentence not in _told:
-        _told.add(sentence)
-        get_logger().warning(sentence)
-
-
-@lru_cache(maxsize=4)
-def _answers(endpoint: str) -> bool:
-    """Whether the hub says anything in time: a client waits ten seconds for each file of a silent one."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(endpoint, timeout=_PATIENCE)
-    except Exception as error:
-        return not is_about_the_way(error)
-    return True
+    if sentence is not None:
+        get_logger().warning_once(sentence)
 
 
 def _local(name: str, kind: Kind, revision: str | None) -> str:
     found = hf_snapshot(name, kind, revision) or next(
-        (folder for each in names_there(name) if (folder := modelscope_snapshot(each, kind, revision))), None
+        (folder for each in modelscope_names(name) if (folder := modelscope_snapshot(each, kind, revision))), None
     )
     if found is None:
-        raise ValueError(
+        raise HubError(
             f"{name!r} is neither a folder nor in a cache of this machine, and source is local"
-            + or_rather(name, f"`dunwu fetch {name} --to DIR` where there is a network, then give DIR")
+            + did_you_mean_repo(name, f"`dunwu fetch {name} --to DIR` where there is a network, then give DIR")
         )
     return str(found)
 
 
 def _modelscope(name: str, kind: Kind, revision: str | None, *, cache_only: bool = False) -> str:
     """The folder that ModelScope's client downloaded to."""
-    need_modelscope()
+    require_modelscope()
     if cache_only or not reachable(modelscope_endpoint()):
         return _modelscope_cache(name, kind, revision)
     listing = list_modelscope(name, kind, revision)
     if listing.name != name:
         get_logger().info("%s is %s on ModelScope", name, listing.name)
-    skipped = [glob.escape(path) for path in needless(listing)] or None
+    skipped = [glob.escape(path) for path in redundant_weights(listing)] or None
     client = import_module("modelscope.hub.snapshot_download")  # it has no types
-    with spoken(name):
+    with explained_errors(name):
         return str(
             client.snapshot_download(listing.name, revision=listing.commit, repo_type=kind, ignore_patterns=skipped)
         )
 
 
 def _modelscope_cache(name: str, kind: Kind, revision: str | None) -> str:
-    for each in names_there(name):
+    for each in modelscope_names(name):
         folder = modelscope_snapshot(each, kind, revision)
         if folder is not None:
             return str(folder)
-    raise ValueError(
+    raise HubError(
         f"{name!r} is not in ModelScope's cache, and {modelscope_endpoint()} cannot be reached from here; check the "
         f"network or MODELSCOPE_ENDPOINT, or `dunwu fetch {name} --source hf --to DIR` and give DIR"
     )

@@ -1,8 +1,6 @@
-"""Whether a hub can be reached, asked once and answered in seconds.
+"""Offline mode: whether a hub can be reached, asked once, and the switch for every client where it cannot.
 
-What it is: a connection to the hub's host (or to the proxy on the way to it), and the switch to offline where there
-is none, so that no client goes through retries that take minutes.
-What it is not: a judgement of what the hub answers; a hub that answers with errors can be reached.
+Without the switch a client goes through retries that take minutes. A hub that answers with errors can be reached.
 """
 
 from __future__ import annotations
@@ -12,12 +10,15 @@ import sys
 from functools import lru_cache
 
 from dunwu._utils import reachability
-from dunwu.hub.sources import MIRROR, has_modelscope, hf_endpoint
+from dunwu._utils.reachability import ServerState
+from dunwu.hub.sources import MIRROR, check_endpoint, has_modelscope, hf_endpoint
 
-__all__ = ["go_offline", "is_offline", "offline_if_unreachable", "reachable"]
+__all__ = ["go_offline", "hub_state", "is_offline", "offline_if_unreachable", "reachable"]
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
-_said: list[str] = []
+_SECONDS = 3.0
+"""For a hub's connection, and for its answer; offline is noticed in half as long again."""
+_notice: list[str] = []
 
 
 def offline_if_unreachable() -> str | None:
@@ -28,48 +29,54 @@ def offline_if_unreachable() -> str | None:
 
     Returns:
         A sentence for the user; None where the hub can be reached, or where HF_HUB_OFFLINE was set by the user.
+
+    Raises:
+        HubError: where HF_ENDPOINT is no web address.
     """
-    if _said:
-        return _said[0]
+    if _notice:
+        return _notice[0]
     if is_offline():
-        _go_offline()  # one client may have read the environment before it said so
+        _switch_clients_off()  # one of them may have read the environment before it was set
         return None
-    if reachable(hf_endpoint()):
-        return None
-    return go_offline("cannot be reached from here")
+    check_endpoint()
+    return None if reachable(hf_endpoint()) else go_offline("cannot be reached from here")
 
 
 def go_offline(why: str) -> str:
-    """Switch every client to offline; returns the sentence for the user, which `offline_if_unreachable` keeps."""
-    _go_offline()
+    """Switch every client to offline; returns the sentence for the user, which `offline_if_unreachable` repeats."""
+    _switch_clients_off()
     other = "--source modelscope" if has_modelscope() else "pip install 'dunwu[modelscope]' and --source modelscope"
-    _said.append(
+    _notice.append(
         f"{hf_endpoint()} {why}, so this process is offline: only what is in the cache is used. "
         f"A mirror: HF_ENDPOINT={MIRROR}; ModelScope: {other}"
     )
-    return _said[-1]
+    return _notice[-1]
 
 
 def is_offline() -> bool:
-    """Whether the clients of this process are told to stay offline."""
+    """Whether the clients of this process stay offline."""
     constants = sys.modules.get("huggingface_hub.constants")
-    told = any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return told or bool(getattr(constants, "HF_HUB_OFFLINE", False))
+    asked = any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return asked or bool(getattr(constants, "HF_HUB_OFFLINE", False))
 
 
 @lru_cache(maxsize=16)
+def hub_state(url: str) -> ServerState:
+    """What the server at `url` does with a request; the answer is remembered for this process."""
+    return reachability.server_state(url, seconds=_SECONDS)
+
+
 def reachable(url: str) -> bool:
-    """Whether something answers at `url`; the answer is remembered for this process."""
-    return reachability.reachable(url)
+    """Whether a connection to `url` can be made; the answer is remembered for this process."""
+    return hub_state(url) != "unreachable"
 
 
-def _go_offline() -> None:
+def _switch_clients_off() -> None:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
     switches = {
         "huggingface_hub.constants": ("HF_HUB_OFFLINE",),
         "datasets.config": ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
-        "transformers.utils.hub": ("_is_offline_mode",),  # before version 5
     }
     for module, names in switches.items():
         for name in names:

@@ -1,22 +1,28 @@
-"""What a repository holds, as its hub lists it.
+"""The files of a repository, as its hub lists them: paths, sizes and hashes.
 
-What it is: paths, sizes and hashes of a repository's files from either hub, which of the two kinds a name is, and
-which files of a model nobody needs.
-What it is not: a download.
+Also which of the two kinds a name is, and which files of a model are other copies of the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dunwu.hub.errors import in_words, is_about_absence, spoken
-from dunwu.hub.sources import Kind, names_there, need_modelscope
+from dunwu.errors import HubError
+from dunwu.hub.errors import explain_error, explained_errors, is_not_found
+from dunwu.hub.sources import Kind, hf_endpoint, modelscope_names, require_modelscope
 
-__all__ = ["File", "Listing", "ask_hf", "list_hf", "list_modelscope", "needless"]
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from huggingface_hub.hf_api import DatasetInfo, KernelInfo, ModelInfo, SpaceInfo
+
+__all__ = ["File", "Listing", "list_hf", "list_modelscope", "redundant_weights", "repo_info"]
 
 _SECONDS = 10.0
 """For the hub's answer to one question."""
@@ -27,7 +33,7 @@ _OTHER_WEIGHTS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.gguf", "*.tflite"),
     *("onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*.safetensors"),
 )
-"""Weights in other forms, and second copies; needless where model*.safetensors exist."""
+"""Weights in other forms, and second copies; redundant where model*.safetensors exist."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,15 @@ class File:
     """Git's name for the blob; None where sha256 is known, or the hub names no hash at all."""
 
     def __post_init__(self) -> None:
-        path = PurePosixPath(self.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in self.path:
-            raise ValueError(
-                f"the hub lists a file {self.path!r}, which would lie outside of the folder; do not trust it"
+        path = PurePosixPath(self.path.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts or re.match("[A-Za-z]:", self.path):
+            raise HubError(
+                f"the hub lists a file {self.path!r}, which would lie outside the folder; nothing was downloaded"
             )
+        if path.parts[0].lower() == ".git":
+            raise HubError(f"the hub lists a file {self.path!r}, which git would obey; nothing was downloaded")
+        if not isinstance(self.size, int) or self.size < 0:
+            raise HubError(f"the hub lists {self.path!r} with {self.size!r} for its size; nothing was downloaded")
 
     def is_whole(self, folder: Path) -> bool:
         """Whether it lies below `folder` with the hub's size and hash."""
@@ -76,33 +86,39 @@ class Listing:
     files: tuple[File, ...]
 
 
-def ask_hf(name: str, kind: Kind, revision: str | None) -> Any:
+def repo_info(name: str, kind: Kind, revision: str | None) -> ModelInfo | DatasetInfo | SpaceInfo | KernelInfo:
     """What the Hugging Face hub says of a repository.
 
     Raises:
-        Exception: huggingface_hub's own, for `in_words`.
+        HubError: for a commit that cannot be one: clients make file names of it.
+        Exception: huggingface_hub's own, for `explain_error`.
     """
     from huggingface_hub import HfApi
 
-    return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_SECONDS)
+    info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_SECONDS)
+    if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
+        raise HubError(
+            f"{hf_endpoint()} gives {info.sha!r} for the commit of {name!r}, which is none; do not trust this hub"
+        )
+    return info
 
 
 def list_hf(name: str, kind: Kind | None, revision: str | None) -> Listing:
     """A repository of the Hugging Face hub; without a kind, whichever of the two exists.
 
     Raises:
-        ValueError: where there is both a model and a dataset of that name.
-        Exception: huggingface_hub's own, for `in_words`.
+        HubError: where there is both a model and a dataset of that name.
+        Exception: huggingface_hub's own, for `explain_error`.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    kind = kind or _only_kind(name, lambda each: ask_hf(name, each, None))
-    commit = str(ask_hf(name, kind, revision).sha)
+    kind = kind or _only_kind(name, lambda each: repo_info(name, each, None))
+    commit = str(repo_info(name, kind, revision).sha)
     tree = HfApi().list_repo_tree(name, recursive=True, revision=commit, repo_type=kind)
     files = [
         File(
-            _safe(each.path),
+            each.path,
             each.lfs.size if each.lfs else each.size,
             each.lfs.sha256 if each.lfs else None,
             None if each.lfs else each.blob_id,
@@ -117,17 +133,17 @@ def list_modelscope(name: str, kind: Kind | None, revision: str | None) -> Listi
     """A repository of ModelScope, under this name or the one that it has there.
 
     Raises:
-        ValueError: in words, where there is none, or none with this revision.
+        HubError: where there is none, or none with this revision.
     """
-    need_modelscope()
-    with spoken(name):
-        for each in names_there(name):
+    require_modelscope()
+    with explained_errors(name):
+        for each in modelscope_names(name):
             try:
                 return _list_modelscope(each, kind, None if each != name else revision)
             except Exception as error:
-                if not is_about_absence(error) or each == names_there(name)[-1]:
+                if not is_not_found(error) or each == modelscope_names(name)[-1]:
                     raise
-    raise AssertionError("names_there gives at least one name")
+    raise AssertionError("modelscope_names gives at least one name")
 
 
 def _list_modelscope(name: str, kind: Kind | None, revision: str | None) -> Listing:
@@ -138,17 +154,17 @@ def _list_modelscope(name: str, kind: Kind | None, revision: str | None) -> List
     try:
         entries = api.list_repo_files(name, kind, revision=revision)
     except Exception as error:
-        if revision is not None and is_about_absence(error) and _exists(lambda: api.list_repo_files(name, kind)):
-            raise ValueError(
+        if revision is not None and is_not_found(error) and _exists(lambda: api.list_repo_files(name, kind)):
+            raise HubError(
                 f"{name!r} has no revision {revision!r} on ModelScope, where the newest is called master; leave "
                 "revision out, or give one that its page lists"
             ) from error
         raise
-    files = [File(_safe(e.path), e.size, e.sha256 or None, None) for e in entries if not e.is_dir]
+    files = [File(e.path, e.size, e.sha256 or None, None) for e in entries if not e.is_dir]
     return Listing("modelscope", kind, name, revision or "master", tuple(files))
 
 
-def needless(listing: Listing) -> list[str]:
+def redundant_weights(listing: Listing) -> list[str]:
     """Files of a model that nothing here reads: other forms of weights that are there as model*.safetensors too."""
     paths = [file.path for file in listing.files]
     if listing.kind != "model" or not any(fnmatch(path, "model*.safetensors") for path in paths):
@@ -156,7 +172,7 @@ def needless(listing: Listing) -> list[str]:
     return [path for path in paths if any(fnmatch(path, pattern) for pattern in _OTHER_WEIGHTS)]
 
 
-def _only_kind(name: str, ask: Any) -> Kind:
+def _only_kind(name: str, ask: Callable[[Kind], object]) -> Kind:
     errors: list[Exception] = []
     found: list[Kind] = []
     kinds: tuple[Kind, ...] = ("model", "dataset")
@@ -165,37 +181,27 @@ def _only_kind(name: str, ask: Any) -> Kind:
             ask(each)
             found.append(each)
         except Exception as error:
-            if not is_about_absence(error):
+            if not is_not_found(error):
                 raise
             errors.append(error)
     if not found:
         raise errors[0]
     if len(found) == 2:
-        raise ValueError(
-            f"there is a model {name!r} and a dataset {name!r}; say which: --kind model or --kind dataset"
-        )
+        raise HubError(f"there is a model {name!r} and a dataset {name!r}; say which: --kind model or --kind dataset")
     return found[0]
 
 
-def _exists(ask: Any) -> bool:
+def _exists(ask: Callable[[], object]) -> bool:
     try:
         ask()
     except Exception as error:
-        if in_words(error, "") is None:
+        if explain_error(error, "") is None:
             raise
         return False
     return True
 
 
-def _safe(path: str) -> str:
-    """The path, if it stays below the folder that it is downloaded to."""
-    parts = PurePosixPath(path.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(f"the hub lists a file {path!r}, which would lie outside the folder; nothing was downloaded")
-    return path
-
-
-def _hash(path: Path, digest: Any) -> str:
+def _hash(path: Path, digest: _Hash) -> str:
     with path.open("rb") as content:
         while block := content.read(_BLOCK):
             digest.update(block)

@@ -1,8 +1,4 @@
-"""The sources by name, and where each of them is.
-
-What it is: the four values of `source`, the endpoints, and the names that some data has on ModelScope.
-What it is not: a request to anyone.
-"""
+"""The four values of `source`, where each hub is, and the names that some data has on ModelScope."""
 
 from __future__ import annotations
 
@@ -12,21 +8,24 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from dunwu._utils.secrets import without_credentials
 from dunwu._utils.suggest import did_you_mean
+from dunwu.errors import ConfigError, HubError
 
 __all__ = [
     "MIRROR",
     "SOURCES",
     "Kind",
-    "chosen",
+    "check_endpoint",
     "has_modelscope",
     "hf_endpoint",
-    "is_here",
+    "is_on_disk",
     "modelscope_endpoint",
-    "names_there",
-    "need_modelscope",
-    "page",
-    "refuse_paths",
+    "modelscope_names",
+    "reject_missing_path",
+    "require_modelscope",
+    "resolve_source",
+    "web_page",
 ]
 
 SOURCES = ("auto", "hf", "modelscope", "local")
@@ -41,33 +40,48 @@ _ON_MODELSCOPE = {
     "openai/gsm8k": ("AI-ModelScope/gsm8k",),
     "Jiayi-Pan/Countdown-Tasks-3to4": ("zouxuhong/Countdown-Tasks-3to4",),
 }
-"""Data that lies on ModelScope under another name."""
+"""Data with another name on ModelScope."""
 
 
-def chosen(source: str) -> str:
-    """`source`, checked; for `auto` what DUNWU_SOURCE says, if it says something.
+def resolve_source(source: str) -> str:
+    """`source`, checked; for `auto` the value of DUNWU_SOURCE, if it is set.
 
     Raises:
-        ValueError: for an unknown source, with the nearest known one.
+        ConfigError: for an unknown source, with the nearest known one.
     """
     given = os.environ.get("DUNWU_SOURCE") or "auto" if source == "auto" else source
     if given not in SOURCES:
         where = "DUNWU_SOURCE" if source == "auto" else "source"
-        raise ValueError(f"{where}={given!r} is unknown{did_you_mean(str(given), SOURCES)}")
+        raise ConfigError(f"{where}={given!r} is unknown{did_you_mean(str(given), SOURCES)}")
     return given
 
 
 def hf_endpoint() -> str:
-    """Where the Hugging Face hub is for the client of this process, which reads HF_ENDPOINT when it is imported."""
+    """Where the Hugging Face hub is for the client of this process, which reads HF_ENDPOINT when it is imported.
+
+    A user name and a password in it are left out: the client has them, messages must not.
+    """
     constants = sys.modules.get("huggingface_hub.constants")
     given = getattr(constants, "ENDPOINT", None) or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return str(given).rstrip("/")
+    return without_credentials(str(given)).rstrip("/")
+
+
+def check_endpoint() -> None:
+    """Check that HF_ENDPOINT is a web address.
+
+    Raises:
+        HubError: where it is not; the client would report it as a hub that cannot be reached.
+    """
+    endpoint = hf_endpoint()
+    if not endpoint.startswith(("http://", "https://")):
+        host = endpoint.rpartition("//")[2].rpartition("@")[2]
+        raise HubError(f"HF_ENDPOINT={endpoint!r} is no web address; write it in full: HF_ENDPOINT=https://{host}")
 
 
 def modelscope_endpoint() -> str:
-    """Where ModelScope is."""
+    """Where ModelScope is, without a user name and a password."""
     given = os.environ.get("MODELSCOPE_ENDPOINT") or "https://www.modelscope.cn"
-    return (given if "://" in given else f"https://{given}").rstrip("/")
+    return without_credentials(given if "://" in given else f"https://{given}").rstrip("/")
 
 
 def has_modelscope() -> bool:
@@ -75,38 +89,38 @@ def has_modelscope() -> bool:
     return importlib.util.find_spec("modelscope") is not None
 
 
-def need_modelscope() -> None:
-    """Refuse to go on without ModelScope's client.
+def require_modelscope() -> None:
+    """Check that ModelScope's client is installed.
 
     Raises:
-        ValueError: with what to install.
+        HubError: with what to install.
     """
     if not has_modelscope():
-        raise ValueError("source=modelscope needs the package modelscope: pip install 'dunwu[modelscope]'")
+        raise HubError("source=modelscope needs the package modelscope: pip install 'dunwu[modelscope]'")
 
 
-def names_there(name: str) -> tuple[str, ...]:
+def modelscope_names(name: str) -> tuple[str, ...]:
     """Names to ask ModelScope for, in this order."""
     return (name, *_ON_MODELSCOPE.get(name, ()))
 
 
-def page(name: str, kind: str, *, modelscope: bool = False) -> str:
+def web_page(name: str, kind: str, *, modelscope: bool = False) -> str:
     """The web page of a repository."""
     if modelscope:
         return f"{modelscope_endpoint()}/{kind}s/{name}"
     return f"{hf_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
 
 
-def is_here(name: str) -> bool:
+def is_on_disk(name: str) -> bool:
     """Whether this is a folder, or a file, of this machine."""
     return Path(name).expanduser().exists()
 
 
-def refuse_paths(name: str) -> None:
-    """Refuse what can only be a path and is not there.
+def reject_missing_path(name: str) -> None:
+    """Refuse what can only be a path and does not exist.
 
     Raises:
-        ValueError: for such a path.
+        HubError: for such a path.
     """
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
-        raise ValueError(f"there is no folder {name!r}; check the path, or give a hub name such as ORG/NAME")
+        raise HubError(f"there is no folder {name!r}; check the path, or give a hub name such as ORG/NAME")

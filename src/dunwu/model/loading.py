@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dunwu.hub import in_words, locate
+from dunwu.hub import explain_error, locate
 
 __all__ = [
     "checkpoint_bytes",
@@ -56,7 +56,7 @@ def load_model(name_or_path: str, *, source: str = "auto", **init_kwargs: Any) -
         with without_progress_bars() if Path(where).is_dir() else contextlib.nullcontext():
             return AutoModelForCausalLM.from_pretrained(where, **init_kwargs)
     except Exception as error:  # the hubs' clients have errors of their own, of no common class
-        words = in_words(error, name_or_path)
+        words = explain_error(error, name_or_path)
         if words is None and not isinstance(error, OSError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -111,7 +111,7 @@ def load_tokenizer(name_or_path: str, *, source: str = "auto", **options: Any) -
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         away = f"{name_or_path!r} could not be read from the hub: {reason}; give the folder of a saved model instead"
-        raise ValueError(missing if folder.is_dir() else in_words(error, name_or_path) or away) from error
+        raise ValueError(missing if folder.is_dir() else explain_error(error, name_or_path) or away) from error
 
 
 def tokenizer_of(model: Any) -> Any:

@@ -24,8 +24,8 @@ import yaml
 
 from dunwu._utils.secrets import redact, reject_secrets
 from dunwu._utils.suggest import did_you_mean
-from dunwu.hub.sources import chosen
-from dunwu.trackers import settle
+from dunwu.hub import resolve_source
+from dunwu.trackers import resolve_report_to
 
 if TYPE_CHECKING:
     from dunwu.config import GRPOConfig
@@ -137,7 +137,7 @@ def make_config(recipe: Recipe, **more: Any) -> GRPOConfig:
             raise ValueError(f"train has no option {name!r}{did_you_mean(name, kinds)}")
     options = {name: _as_kind(name, value, kinds[name]) for name, value in options.items()}
     if "report_to" in options:
-        options["report_to"] = settle(options["report_to"])
+        options["report_to"] = resolve_report_to(options["report_to"])
     try:
         return GRPOConfig(**{"output_dir": "runs/dunwu", **options})
     except TypeError as error:
@@ -255,7 +255,7 @@ def _checked(content: dict[str, Any]) -> Recipe:
             content.pop(name, None)
     if "name" not in content["task"]:
         raise ValueError("task: has no name; for example task: {name: gsm8k}")
-    chosen(content.get("source", "auto"))
+    resolve_source(content.get("source", "auto"))
     if "evaluate" in content:
         content["evaluate"] = _evaluate_section(content["evaluate"])
     return Recipe(**content)

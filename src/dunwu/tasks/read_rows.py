@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dunwu.hub import in_words, locate
+from dunwu.hub import explain_error, locate
 
 __all__ = ["need_columns", "read_table"]
 
@@ -168,7 +168,7 @@ def _read_hub(name: str, config: str | None, split: str) -> list[dict[str, Any]]
         return [dict(row) for row in load_dataset(name, config, split=split)]
     except Exception as error:  # the clients' own errors have no common class
         unread = f"the data {name!r} could not be read from the hub: {_line(error)}"
-        words = in_words(error, name) or f"{unread}; give a file or folder with the same columns"
+        words = explain_error(error, name) or f"{unread}; give a file or folder with the same columns"
         raise ValueError(words) from error
 
 

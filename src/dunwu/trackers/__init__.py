@@ -1,35 +1,36 @@
 """Trackers: where a run's figures go (`report_to`), without keys in files, without prompts, and never at its cost.
 
-What it is: `settle` (which trackers, and whether each can reach its server), `guarded` (a tracker that fails is
-switched off, the run goes on), `log_completions` (what the model said, as a table), `reject_secrets` and
-`warn_of_secrets_in` (keys belong in the environment), `patch_tracker_logins` (the same for a script that was not
-written for Dunwu).
-What it is not: a tracker; the callbacks that send figures are transformers' own and the trackers' own.
+The callbacks that send figures are transformers' own and the trackers' own. Here are the choice of trackers, the
+guards around their callbacks, tables of completions, and logins that never ask or hang.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from dunwu._utils.secrets import redact, reject_secrets, warn_of_secrets_in
-from dunwu.trackers.completion_tables import log_completions
-from dunwu.trackers.guard import guarded
-from dunwu.trackers.logins import patch_tracker_logins
-from dunwu.trackers.report_to import settle, settled
+from dunwu.trackers.guard import guard_callbacks
+from dunwu.trackers.offline import patch_tracker_logins
+from dunwu.trackers.report_to import resolve_report_to
+
+if TYPE_CHECKING:
+    from dunwu.trackers.completion_tables import CompletionTables
 
 __all__ = [
-    "guarded",
-    "log_completions",
+    "CompletionTables",
+    "guard_callbacks",
     "patch_tracker_logins",
     "redact",
     "reject_secrets",
-    "settle",
-    "settled",
+    "resolve_report_to",
     "warn_of_secrets_in",
 ]
 
 
-from typing import Any  # TEMPORARY
-from dunwu.core.protocols import Observer
-
-guard_callbacks = guarded
-
-
-class CompletionTables(Observer):
-    def __init__(self, callbacks: Any, *, every: int = 1) -> None: ...
+def __getattr__(name: str) -> object:
+    """Tables of completions need torch, which a recipe with a key in it is refused without."""
+    if name != "CompletionTables":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module("dunwu.trackers.completion_tables"), name)
+    return found

@@ -13,7 +13,7 @@ from typing import Any
 
 from dunwu import config
 from dunwu._utils.logging import get_logger
-from dunwu.trackers import settle
+from dunwu.trackers import resolve_report_to
 from dunwu.trl.arguments import OLD, SWITCH, Old, Settings
 from dunwu.trl.versioned_defaults import DATED, TODAY, defaults_of, era_of
 
@@ -108,7 +108,7 @@ def _fill(made: Any) -> None:
             # TRL cut a prompt that was too long; dropping it is Dunwu's own default.
             setattr(made, f.name, "cut" if f.name == "overlong_prompts" else f.default)
     # A tracker that is not installed costs an old script its curves, not its run.
-    made.report_to = settle(made.report_to, missing="drop")
+    made.report_to = resolve_report_to(made.report_to, missing="drop")
     if made.scale_rewards in ("True", "true", "False", "false"):
         made.scale_rewards = made.scale_rewards.lower() == "true"
     if made.top_k == -1:
