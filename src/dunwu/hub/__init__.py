@@ -13,5 +13,6 @@ from dunwu.hub.errors import in_words
 from dunwu.hub.lookup import locate
 from dunwu.hub.offline import offline_if_unreachable
 from dunwu.hub.sources import SOURCES
+from dunwu.hub.sources import chosen as resolve_source
 
-__all__ = ["SOURCES", "FetchReport", "fetch", "in_words", "locate", "offline_if_unreachable"]
+__all__ = ["SOURCES", "FetchReport", "fetch", "in_words", "locate", "offline_if_unreachable", "resolve_source"]
