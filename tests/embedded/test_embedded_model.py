@@ -12,6 +12,8 @@ from dunwu.embedded import EMBEDDED_MODEL, embedded_model_path, quickstart_task
 from dunwu.embedded.build import STAGES, Stage, make
 from dunwu.embedded.synthetic_traces import TraceConfig, trace
 from dunwu.embedded.tokenizer import END, PAD, TAGS, make_tokenizer
+from dunwu.recipes.recipe import load_recipe
+from dunwu.tasks import get_task
 from dunwu.tasks.countdown import draw_puzzle, split_of
 
 COMPLETION = "<think>17-14=3, 17-3=14 no\n17-14=3, 17*3=51 yes\n</think>\n<answer>17*(17-14)</answer>"
@@ -159,3 +161,9 @@ def test_the_same_seed_makes_the_same_model(tmp_path: Path, capsys: pytest.Captu
     assert "loss" in capsys.readouterr().out
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").num_parameters() < 300_000
     assert not (tmp_path / "a.new").exists()
+
+
+def test_the_models_task_is_that_of_the_quickstart_recipe() -> None:
+    options = load_recipe("quickstart").task
+    assert quickstart_task() == get_task(options.pop("name"), **options)
+    assert (quickstart_task().style, quickstart_task().limit) == ("tiny", 99)

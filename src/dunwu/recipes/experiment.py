@@ -206,8 +206,7 @@ def _with_defaults(named: Sequence[Observer], log_every: int) -> tuple[list[Obse
 
 
 def _folder(output_dir: object) -> Path:
-    folder = Path(str(output_dir or ""))
-    if not output_dir or (folder.exists() and not folder.is_dir()):
-        got = f"{str(folder)!r}, which is a file" if output_dir else "nothing"
-        raise ConfigError(f"train.output_dir must be a folder, or the name of one to make, got {got}")
+    folder = Path(str(output_dir))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"train.output_dir={str(folder)!r} is a file; name a folder, or one that can be made")
     return folder

@@ -154,9 +154,9 @@ def _checked(content: dict[str, Any]) -> Recipe:
     written = {name: value for name, value in content.items() if value is not None}  # `lora:` alone leaves it out
     written |= {name: _named(written[name], name) for name in _NAMED_BY if name in written}
     for name in ("rewards", "observers"):
-        if name in written and not isinstance(written[name], list):
+        if isinstance(written.get(name), str | dict):
             written[name] = [written[name]]
-    if "observers" in written:
+    if isinstance(written.get("observers"), list):
         written["observers"] = [_named(observer, "observers") for observer in written["observers"]]
     if "evaluate" in written:
         written["evaluate"] = _evaluate_section(written["evaluate"])
@@ -176,8 +176,8 @@ def _named(section: object, name: str) -> object:
         return {key: section}
     if isinstance(section, dict) and not isinstance(section.get(key), str):
         example = {"task": "gsm8k", "engine": "fast", "observers": "console"}.get(name, "my_package.module:Thing")
-        got = f", got {section[key]!r}" if key in section else ""
-        raise ConfigError(f"{name}: has no {key}{got}; for example {name}: {{{key}: {example}}}")
+        wrong = f"{key} must be text, got {section[key]!r}" if key in section else f"it has no {key}"
+        raise ConfigError(f"{name}: {wrong}; for example {name}: {{{key}: {example}}}")
     return section
 
 

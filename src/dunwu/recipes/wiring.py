@@ -63,6 +63,12 @@ def make_config(recipe: Recipe, **more: object) -> GRPOConfig:
     from dunwu.trackers import settle
 
     options: dict[str, Any] = checked_options(GRPOConfig, train_options(recipe, **more), where="train")
+    if options.get("output_dir", ".") in (None, ""):
+        raise ConfigError("train.output_dir must name a folder, got nothing")
+    for name, value in options.items():
+        # transformers takes JSON here, as a command line has it, and any other text for what it is.
+        if name.endswith("_kwargs") and isinstance(value, str) and not value.lstrip().startswith("{"):
+            raise ConfigError(f"train.{name} must be keys and values, got {value!r:.80}")
     if "report_to" in options:
         options["report_to"] = settle(options["report_to"])
     try:
@@ -237,6 +243,8 @@ def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequ
 
 
 def _load_model(recipe: Recipe) -> PreTrainedModel:
+    import torch
+
     from dunwu.model.loading import load_model
 
     try:
@@ -249,6 +257,12 @@ def _load_model(recipe: Recipe) -> PreTrainedModel:
         unknown = option.strip("'\" ")
         known = ("attn_implementation", "device_map", "dtype", "quantization_config", "revision", "trust_remote_code")
         raise ConfigError(f"model_options has no option {unknown!r}{did_you_mean(unknown, known)}") from error
+    except AttributeError as error:
+        if error.obj is not torch:
+            raise
+        raise ConfigError(
+            f"model_options.dtype={error.name!r} is none of torch's; write float32 or bfloat16"
+        ) from error
 
 
 def _lora(options: Mapping[str, object] | None) -> LoraConfig | None:
