@@ -12,7 +12,14 @@ from dunwu.observers import Console, MetricsLog, RolloutLog
 from dunwu.recipes import experiment
 from dunwu.recipes.experiment import Experiment
 from dunwu.recipes.recipe import Recipe, load_recipe, recipe_as_yaml
-from dunwu.recipes.wiring import make_config, make_environment, make_observers, make_task, make_trainer, train_options
+from dunwu.recipes.wiring import (
+    make_config,
+    make_observers,
+    make_recipe_environment,
+    make_task,
+    make_trainer,
+    train_options,
+)
 
 MINE = """
 from dunwu import Observer
@@ -123,12 +130,15 @@ def test_an_environment_of_ones_own_reaches_the_trainer(
     mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = recipe(mine, tmp_path, environment={"name": f"{mine}:Referee", "patience": 3})
-    made: Any = make_environment(given)
+    made: Any = make_recipe_environment(given)
     assert made.patience == 3 and made.reply({}, []) is None
     passed: dict[str, Any] = {}
     monkeypatch.setattr("dunwu.training.trainer.GRPOTrainer", lambda **arguments: passed.update(arguments))
     make_trainer(given, make_task(given), make_config(given))
     assert passed["environment"].patience == 3
+    wrong = recipe(mine, tmp_path, environment={"name": f"{mine}:Referee", "patiense": 3})
+    with pytest.raises(ConfigError, match="has no option 'patiense'; did you mean 'patience'"):
+        make_recipe_environment(wrong)
     passed.clear()
     plain = recipe(mine, tmp_path)
     make_trainer(plain, make_task(plain), make_config(plain))
@@ -136,8 +146,8 @@ def test_an_environment_of_ones_own_reaches_the_trainer(
 
 
 def test_an_environment_without_reply_names_the_nearest(mine: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no method reply\(row, messages\); did you mean 'replies'"):
-        make_environment(recipe(mine, tmp_path, environment={"name": f"{mine}:Silent"}))
+    with pytest.raises(ConfigError, match=r"needs a method reply\(row, messages\).*did you mean 'replies'"):
+        make_recipe_environment(recipe(mine, tmp_path, environment={"name": f"{mine}:Silent"}))
 
 
 def test_engine_and_loss_of_ones_own_become_options_of_the_run(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ def test_a_recipe_that_is_not_there_names_the_nearest() -> None:
         ({"num_iterations": True}, r"train.num_iterations must be a whole number, got True"),
         ({"lr_scheduler_type": 5}, r"train.lr_scheduler_type must be text, got 5"),
         ({"lr_scheduler_kwargs": "fast"}, r"train.lr_scheduler_kwargs must be keys and values, got 'fast'"),
+        ({"kl_in": "los"}, r"train.kl_in='los' is unknown; did you mean 'loss'"),
+        ({"importance_sampling_level": "tokens"}, r"importance_sampling_level='tokens' is .* did you mean 'token'"),
         ({"output_dir": None}, r"train.output_dir must name a folder, got nothing"),
         ({"lerning_rate": 1}, r"no option 'lerning_rate'; did you mean 'learning_rate'"),
         ({"learning_rate": "fast"}, r"train.learning_rate must be a number, got 'fast'"),

@@ -105,11 +105,11 @@ class _Conversation:
         return "\n".join([*shown, completion.text + cut])
 
     def _prompt(self) -> Prompt:
-        from dunwu.recipes.evaluation import build_task_prompts
+        from dunwu.rollout.training_prompts import prompts_for_model
 
         turns = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
         rows = [{"prompt": turns}]
-        return build_task_prompts(rows, self.model, self.tokenizer, max_new_tokens=self.args.max_new_tokens)[0]
+        return prompts_for_model(rows, self.model, self.tokenizer, max_completion_length=self.args.max_new_tokens)[0]
 
     def _shown(self, prompt: Prompt, *, ids: bool) -> str:
         from dunwu.rollout.prompts import describe_prompt

@@ -40,9 +40,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Load, complete, grade, print."""
     from dunwu.engines import make_engine
     from dunwu.model.loading import load_model, to_best_device
-    from dunwu.recipes.evaluation import build_task_prompts, evaluate
+    from dunwu.recipes.evaluation import evaluate
     from dunwu.recipes.recipe import prompt_rows
     from dunwu.recipes.wiring import make_tokenizer, model_source
+    from dunwu.rollout.training_prompts import prompts_for_model
 
     for name in ("rows", "samples", "max_new_tokens"):
         if getattr(args, name) < 1:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     report = evaluate(
         make_engine(model, tokenizer),
         task,
-        build_task_prompts(rows, model, tokenizer, max_new_tokens=args.max_new_tokens),
+        prompts_for_model(rows, model, tokenizer, max_completion_length=args.max_new_tokens),
         policy=model,
         version=0,
         samples=args.samples,

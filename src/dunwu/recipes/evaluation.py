@@ -13,25 +13,22 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu.core.protocols import Engine, Task
-from dunwu.core.records import Completion, Grade, Prompt, Row, SamplingParams
+from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
 from dunwu.engines import ready
-from dunwu.errors import ConfigError, DataError
-from dunwu.rollout.prompts import PromptSettings, build_prompts, check_token_ids
+from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "Evaluation",
     "GradeKind",
     "GradedCompletion",
     "Proportion",
-    "build_task_prompts",
     "evaluate",
     "pass_at_k",
 ]
@@ -167,7 +164,7 @@ def evaluate(
     Args:
         engine: makes the completions.
         task: grades them.
-        prompts: what is asked (`build_task_prompts`).
+        prompts: what is asked (`rollout.training_prompts.prompts_for_model`).
         policy: the model whose weights the engine must have; None: those it has.
         version: optimizer steps that the policy has taken.
         parallel: the ranks among which the prompts are shared; each gets the whole evaluation.
@@ -187,7 +184,8 @@ def evaluate(
     parallel = parallel or ParallelContext()
     mine = parallel.share(list(enumerate(prompts)))
     sampling = SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    with ready(engine, policy, version=version):
+    # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step tells of it.
+    with ready(engine, policy, version=version, force=True):
         asked = [prompt for _, prompt in mine]
         greedy = _graded(engine, task, asked, replace(sampling, n=1, temperature=0.0))
         sampled = _graded(engine, task, asked, sampling)
@@ -212,40 +210,6 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     if not 1 <= k <= n:
         raise ConfigError(f"pass@{k} cannot be estimated from {n} samples; draw at least {k}")
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def build_task_prompts(
-    rows: Sequence[Row],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_new_tokens: int,
-    template_kwargs: dict[str, Any] | None = None,
-) -> list[Prompt]:
-    """Prompts for evaluation and chat: all rows, none dropped or cut.
-
-    Args:
-        rows: rows with a column `prompt` (`prompt_rows`).
-        model: the model that is asked.
-        tokenizer: its tokenizer.
-        max_new_tokens: token limit of a completion, which needs its place in the model's context too.
-        template_kwargs: extra arguments of the chat template.
-
-    Raises:
-        DataError: for a prompt that does not fit into the context beside its completion, or has an id that the model
-            does not know.
-    """
-    prompts, _ = build_prompts(rows, tokenizer, PromptSettings(template_kwargs=template_kwargs))
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(prompts, key=lambda prompt: len(prompt.ids))
-    if context is not None and len(longest.ids) + max_new_tokens > context:
-        raise DataError(
-            f"the prompt of row {longest.row_index} has {len(longest.ids)} tokens and its completion may have "
-            f"{max_new_tokens} more, but the model's context is {context}: lower the token limit of completions "
-            "(--max-new-tokens, or max_completion_length in a recipe), or shorten the prompt"
-        )
-    check_token_ids(prompts, model)
-    return prompts
 
 
 def _graded(

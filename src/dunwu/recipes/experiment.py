@@ -21,9 +21,10 @@ from dunwu.core.protocols import Observer
 from dunwu.core.records import Prompt
 from dunwu.errors import ConfigError
 from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
-from dunwu.recipes.evaluation import Evaluation, build_task_prompts, evaluate
+from dunwu.recipes.evaluation import Evaluation, evaluate
 from dunwu.recipes.recipe import Recipe, prompt_rows, recipe_as_yaml
 from dunwu.recipes.wiring import make_config, make_observers, make_task, make_trainer
+from dunwu.rollout.training_prompts import prompts_for_model
 from dunwu.training.checkpoint import last_complete_checkpoint
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Experiment:
         self.recipe = recipe
         self.config = make_config(recipe, disable_tqdm=True)
         self.folder = _folder(self.config.output_dir)
-        self.parallel = ParallelContext(rank=self.config.process_index, size=self.config.world_size)
         self.task: Task = make_task(recipe)
         observers, self.metrics_log = _with_defaults(make_observers(recipe), log_every)
         self.trainer = make_trainer(replace(recipe, observers=[]), self.task, self.config, observers=observers)
+        self.parallel: ParallelContext = self.trainer.parallel
         self.checkpoint = self._checkpoint()
         # `Console` prints the metrics; transformers' own callbacks would print them again.
         for printer in (PrinterCallback, ProgressCallback):
@@ -121,11 +122,11 @@ class Experiment:
         section = self.recipe.evaluate
         if section is None:
             return []
-        return build_task_prompts(
+        return prompts_for_model(
             prompt_rows(self.task, list(self.task.rows(section.split)[: section.rows])),
             self.trainer.model,
             self._tokenizer(),
-            max_new_tokens=self.config.max_completion_length,
+            max_completion_length=self.config.max_completion_length,
             template_kwargs=cast("dict[str, Any] | None", self.config.chat_template_kwargs),
         )
 

@@ -54,8 +54,9 @@ def _checked(path: str, value: object, hint: Hint) -> object:
         return int(value)
     if _fits(value, hint):
         return value
-    if _origin(hint) is Literal and isinstance(value, str):
-        raise ConfigError(f"{path}={value!r} is unknown{did_you_mean(value, map(str, get_args(hint)))}")
+    choices = _choices(hint)
+    if choices and isinstance(value, str):
+        raise ConfigError(f"{path}={value!r} is unknown{did_you_mean(value, choices)}")
     got = "nothing" if value is None or value == "" else f"{value!r:.80}"
     raise ConfigError(f"{path} must be {_describe(hint)}, got {got}")
 
@@ -81,6 +82,14 @@ def _fits(value: object, hint: Hint) -> bool:
     if origin is Callable:
         return callable(value)
     return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _choices(hint: Hint) -> list[str]:
+    """The texts of a `Literal`, or of a `Literal` or None; nothing where other values are possible."""
+    options = [hint] if _origin(hint) is Literal else [one for one in get_args(hint) if one is not type(None)]
+    if not options or any(_origin(option) is not Literal for option in options):
+        return []
+    return [str(choice) for option in options for choice in get_args(option)]
 
 
 def _describe(hint: Hint) -> str:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "make_config",
-    "make_environment",
     "make_observers",
+    "make_recipe_environment",
     "make_task",
     "make_tokenizer",
     "make_trainer",
@@ -191,7 +191,7 @@ def make_observers(recipe: Recipe) -> list[Observer]:
     return [resolve_observer(*_name_and_options(given, "name")) for given in recipe.observers]
 
 
-def make_environment(recipe: Recipe) -> Environment | None:
+def make_recipe_environment(recipe: Recipe) -> Environment | None:
     """The recipe's environment; None where it names none.
 
     Raises:
@@ -199,16 +199,9 @@ def make_environment(recipe: Recipe) -> Environment | None:
     """
     if recipe.environment is None:
         return None
-    name, options = _name_and_options(recipe.environment, "name")
-    what = f"environment {name!r}"
-    found = import_object(name, what="an environment")
-    made = instantiate(
-        found, options, what=what, is_made=lambda it: not isinstance(it, type) and hasattr(it, "reply")
-    )
-    if not callable(getattr(made, "reply", None)):
-        public = [member for member in dir(made) if not member.startswith("_")]
-        raise ConfigError(f"{what} has no method reply(row, messages){did_you_mean('reply', public)}")
-    return cast(Environment, made)
+    from dunwu.rollout.plugs import make_environment
+
+    return make_environment(*_name_and_options(recipe.environment, "name"))
 
 
 def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequence[Observer] = ()) -> GRPOTrainer:
@@ -226,8 +219,7 @@ def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequ
     from dunwu.training.trainer import GRPOTrainer
 
     revision = {k: v for k, v in recipe.model_options.items() if k in ("revision", "trust_remote_code")}
-    environment = make_environment(recipe)
-    more: dict[str, Any] = {"environment": environment} if environment is not None else {}
+    environment = make_recipe_environment(recipe)
     every_observer = [*observers, *make_observers(recipe)]
     return GRPOTrainer(
         # The tokenizer first: it is small, and most of what can be wrong with a folder shows there.
@@ -238,7 +230,7 @@ def make_trainer(recipe: Recipe, task: Task, config: GRPOConfig, observers: Sequ
         train_dataset=prompt_rows(task, task.rows("train")),
         peft_config=_lora(recipe.lora),
         observers=every_observer,
-        **more,
+        environment=environment,
     )
 
 
