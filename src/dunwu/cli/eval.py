@@ -6,12 +6,13 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
     from dunwu.core.protocols import Task
+    from dunwu.recipes.options import Options
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
 
@@ -76,7 +77,7 @@ def _task(name: str, overrides: Mapping[str, str]) -> Task:
 
     if name in built_in_recipes() or Path(name).suffix in (".yaml", ".yml"):
         return make_task(load_recipe(name, overrides), for_training=False)
-    options: dict[str, Any] = {"name": name}
+    options: Options = {"name": name}
     for dotted, value in overrides.items():
         section, _, option = dotted.partition(".")
         if section != "task" or not option:

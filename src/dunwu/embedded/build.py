@@ -157,8 +157,7 @@ def _text(tokenizer: PreTrainedTokenizerFast, config: TraceConfig, rng: random.R
 
 def _ask(tokenizer: PreTrainedTokenizerFast, row: Row) -> str:
     messages = quickstart_task().prompt(row)
-    text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return str(text)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _pad(batch: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, TypeAlias
 
-__all__ = ["JsonlFile"]
+__all__ = ["Entry", "JsonlFile"]
+
+Entry: TypeAlias = dict[str, Any]
+"""The object of one line."""
 
 
 class JsonlFile:
@@ -26,11 +29,11 @@ class JsonlFile:
         self.path, self.keep_until = Path(path), keep_until
         self._is_cut = False
 
-    def read_kept(self) -> list[dict[str, Any]]:
+    def read_kept(self) -> list[Entry]:
         """The objects that stay, in order."""
         return [entry for _, entry in self._kept_lines()]
 
-    def write(self, entries: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
         """Append the objects, one line each."""
         if not self._is_cut:
             self._cut()
@@ -46,7 +49,7 @@ class JsonlFile:
         os.replace(beside, self.path)
         self._is_cut = True
 
-    def _kept_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _kept_lines(self) -> Iterator[tuple[str, Entry]]:
         if self.keep_until <= 0 or not self.path.exists():
             return
         with self._open(self.path, "r") as lines:
@@ -56,13 +59,13 @@ class JsonlFile:
                     yield line, entry
 
     @staticmethod
-    def _open(path: Path, mode: str) -> Any:
+    def _open(path: Path, mode: Literal["r", "w", "a"]) -> IO[str]:
         # Lines end at \n alone: completions may hold U+2028 and its kin. A kill can leave half a character, and data
         # may hold half of a surrogate pair: neither may stop a run.
         return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: str) -> Entry | None:
     """The object of a line; None for one that a kill cut off, or that is not of a step."""
     try:
         entry = json.loads(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from dunwu._utils.objects import import_object, instantiate, is_object_name
 from dunwu._utils.suggest import did_you_mean
@@ -31,7 +31,7 @@ OBSERVERS: dict[str, type[Observer]] = {
 _EVENTS = tuple(name for name in vars(Observer) if name.startswith("on_"))
 
 
-def resolve_observer(observer: object, options: Mapping[str, Any] | None = None) -> Observer:
+def resolve_observer(observer: object, options: Mapping[str, object] | None = None) -> Observer:
     """An observer from what names or makes it.
 
     Args:

@@ -43,7 +43,7 @@ _KINDS: tuple[GradeKind, ...] = ("strict", "lenient", "formatted")
 class Proportion:
     """A proportion with its standard error.
 
-    Example: `Proportion(value=0.62, error=0.022)` prints as `62.0 % ± 2.2`
+    Example: `Proportion(value=0.62, error=0.022)` prints as 62.0 % ± 2.2
     """
 
     value: float

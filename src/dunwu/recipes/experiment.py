@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from transformers import PrinterCallback, ProgressCallback
 
@@ -22,6 +22,7 @@ from dunwu.core.records import Prompt
 from dunwu.errors import ConfigError
 from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
 from dunwu.recipes.evaluation import Evaluation, evaluate
+from dunwu.recipes.options import Options
 from dunwu.recipes.recipe import Recipe, prompt_rows, recipe_as_yaml
 from dunwu.recipes.wiring import make_config, make_observers, make_task, make_trainer
 from dunwu.rollout.training_prompts import prompts_for_model
@@ -127,7 +128,7 @@ class Experiment:
             self.trainer.model,
             self._tokenizer(),
             max_completion_length=self.config.max_completion_length,
-            template_kwargs=cast("dict[str, Any] | None", self.config.chat_template_kwargs),
+            template_kwargs=cast("Options | None", self.config.chat_template_kwargs),
         )
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -146,7 +147,7 @@ class Experiment:
         return str(last)
 
     def _write(self, result: ExperimentResult) -> None:
-        summary: dict[str, Any] = {"task": self.task.name, "seconds": result.seconds, "steps": len(result.steps)}
+        summary: Options = {"task": self.task.name, "seconds": result.seconds, "steps": len(result.steps)}
         for name, evaluation in (("before", result.before), ("after", result.after)):
             found = summary_metrics(evaluation, self.task, self._tokenizer()) if evaluation is not None else None
             summary[name] = found

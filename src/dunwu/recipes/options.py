@@ -11,18 +11,21 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
 
-__all__ = ["checked_options"]
+__all__ = ["Options", "checked_options"]
 
-Hint: TypeAlias = Any
-"""A type annotation: a class, a union, `list[float]`, `Literal["a", "b"]`, …; none of them has a common type."""
+Options: TypeAlias = dict[str, Any]
+"""Option to value, as YAML gives it."""
 
-_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+Hint: TypeAlias = object
+"""A type annotation: a class, a union, `list[float]`, `Literal["a", "b"]`, …; they have no common type."""
+
+_PLAIN: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 _LISTS = (list, Sequence)
 _MAPPINGS = (dict, Mapping)
-_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+_MANY: dict[object, str] = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
-def checked_options(kind: type, given: Mapping[str, object], *, where: str) -> dict[str, object]:
+def checked_options(kind: type, given: Mapping[str, object], *, where: str) -> Options:
     """`given` with every name known to the dataclass `kind` and every value of its field's type.
 
     A whole number may be written `1e3` or `2.0`. None is let through where it is a field's default.
@@ -37,7 +40,7 @@ def checked_options(kind: type, given: Mapping[str, object], *, where: str) -> d
     """
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     hints = get_type_hints(kind)
-    checked: dict[str, object] = {}
+    checked: Options = {}
     for name, value in given.items():
         if name not in fields:
             owner, thing = (where, "option") if where else ("a recipe", "key")
@@ -61,7 +64,7 @@ def _checked(path: str, value: object, hint: Hint) -> object:
     raise ConfigError(f"{path} must be {_describe(hint)}, got {got}")
 
 
-def _origin(hint: Hint) -> Any:
+def _origin(hint: Hint) -> object:
     """`typing.get_origin`, whose own annotation knows but few of the things that it returns."""
     return get_origin(hint)
 

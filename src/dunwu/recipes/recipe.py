@@ -22,14 +22,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
 from dunwu._utils.secrets import redact, reject_secrets
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
-from dunwu.recipes.options import checked_options
+from dunwu.recipes.options import Options, checked_options
 from dunwu.recipes.yaml_values import dump_yaml, load_yaml, parse_value
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Recipe:
 
     model: str
     """A hub name, a folder, or `embedded`."""
-    task: dict[str, Any]
+    task: Options
     """`name`, and the task's options."""
-    train: dict[str, Any] = field(default_factory=dict)
+    train: Options = field(default_factory=dict)
     """Options of `GRPOConfig`."""
-    model_options: dict[str, Any] = field(default_factory=dict)
+    model_options: Options = field(default_factory=dict)
     """Arguments of `from_pretrained`, such as `dtype`, `revision`, `attn_implementation`."""
     source: str = "auto"
     """Where names of models and data are looked up: `auto`, `hf`, `modelscope` or `local`; a folder always wins."""
@@ -85,13 +85,13 @@ class Recipe:
     """Built-in rewards or `package.module:function`s, instead of the task's own."""
     max_reward: float | None = None
     """With `rewards`: the sum that a gold answer must reach; left out, gold answers are not checked."""
-    lora: dict[str, Any] | None = None
+    lora: Options | None = None
     """Options of `peft.LoraConfig`; left out, all weights train."""
-    engine: dict[str, Any] | None = None
+    engine: Options | None = None
     """`kind` (`auto`, `fast`, `transformers` or `package.module:object`), and the engine's options."""
-    observers: list[dict[str, Any]] = field(default_factory=list)
+    observers: list[Options] = field(default_factory=list)
     """Each with `name` (built in, or `package.module:object`) and the observer's options."""
-    environment: dict[str, Any] | None = None
+    environment: Options | None = None
     """`name` (`package.module:object`), and the environment's options; left out, the model has one turn."""
     evaluate: EvaluateSection | None = None
     """Left out: no evaluation."""
@@ -140,7 +140,7 @@ def prompt_rows(task: Task, rows: Sequence[Row]) -> list[Row]:
     return [{**row, "prompt": task.prompt(row)} for row in rows]
 
 
-def _put(content: dict[str, Any], path: Sequence[str], value: object) -> None:
+def _put(content: Options, path: Sequence[str], value: object) -> None:
     for name in path[:-1]:
         inner = content.get(name)
         if isinstance(inner, str) and name in _NAMED_BY:
@@ -150,7 +150,7 @@ def _put(content: dict[str, Any], path: Sequence[str], value: object) -> None:
     content[path[-1]] = value
 
 
-def _checked(content: dict[str, Any]) -> Recipe:
+def _checked(content: Options) -> Recipe:
     written = {name: value for name, value in content.items() if value is not None}  # `lora:` alone leaves it out
     written |= {name: _named(written[name], name) for name in _NAMED_BY if name in written}
     for name in ("rewards", "observers"):
@@ -160,7 +160,7 @@ def _checked(content: dict[str, Any]) -> Recipe:
         written["observers"] = [_named(observer, "observers") for observer in written["observers"]]
     if "evaluate" in written:
         written["evaluate"] = _evaluate_section(written["evaluate"])
-    options: dict[str, Any] = checked_options(Recipe, written, where="")
+    options = checked_options(Recipe, written, where="")
     for name in ("model", "task"):
         if name not in options:
             raise ConfigError(f"the recipe has no {name!r}; every recipe needs model: and task:")
@@ -184,7 +184,7 @@ def _named(section: object, name: str) -> object:
 def _evaluate_section(given: object) -> EvaluateSection:
     if not isinstance(given, dict):
         raise ConfigError(f"evaluate must be keys and values, such as {{rows: 500}}, got {given!r:.80}")
-    options: dict[str, Any] = checked_options(EvaluateSection, given, where="evaluate")
+    options = checked_options(EvaluateSection, given, where="evaluate")
     for name in ("rows", "samples"):
         if options.get(name, 1) < 1:
             raise ConfigError(f"evaluate.{name} must be at least 1, got {options[name]}; leave evaluate out for none")

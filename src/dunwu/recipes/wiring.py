@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from dunwu._utils.objects import import_object, instantiate, is_object_name
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Environment, Observer, RewardFunction, Task
 from dunwu.errors import ConfigError
-from dunwu.recipes.options import checked_options
+from dunwu.recipes.options import Options, checked_options
 from dunwu.recipes.recipe import Recipe, prompt_rows
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _GOLD_ROWS = 200
 """Gold answers checked before training; a rule that fails on none of these seldom fails later."""
 
 
-def train_options(recipe: Recipe, **more: object) -> dict[str, Any]:
+def train_options(recipe: Recipe, **more: object) -> Options:
     """What the recipe says to `GRPOConfig`: its `train` section, and its engine as `engine` and `engine_options`.
 
     Raises:
@@ -62,7 +62,7 @@ def make_config(recipe: Recipe, **more: object) -> GRPOConfig:
     from dunwu.config import GRPOConfig
     from dunwu.trackers import settle
 
-    options: dict[str, Any] = checked_options(GRPOConfig, train_options(recipe, **more), where="train")
+    options = checked_options(GRPOConfig, train_options(recipe, **more), where="train")
     if options.get("output_dir", ".") in (None, ""):
         raise ConfigError("train.output_dir must name a folder, got nothing")
     for name, value in options.items():
@@ -120,7 +120,7 @@ def _task_with_data(recipe: Recipe) -> Task:
     return _get_task(name, {**options, **found}) if found else task
 
 
-def _get_task(name: str, options: Mapping[str, Any]) -> Task:
+def _get_task(name: str, options: Options) -> Task:
     from dunwu.tasks import TASKS, get_task
 
     if is_object_name(name):
@@ -149,10 +149,11 @@ class _WithRewards:
     rewards: Sequence[RewardFunction]
     max_reward: float | None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "max_reward_of":  # the most that the task's own rewards can give
             raise AttributeError(name)
-        return getattr(self.task, name)
+        found: object = getattr(self.task, name)
+        return found
 
 
 def model_source(model: str) -> str:
@@ -264,10 +265,10 @@ def _lora(options: Mapping[str, object] | None) -> LoraConfig | None:
         from peft import LoraConfig
     except ImportError as error:
         raise ConfigError("lora needs the package peft: pip install 'dunwu[peft]'") from error
-    checked: dict[str, Any] = checked_options(LoraConfig, options, where="lora")
+    checked = checked_options(LoraConfig, options, where="lora")
     return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **checked})
 
 
-def _name_and_options(section: Mapping[str, Any], key: str) -> tuple[str, dict[str, Any]]:
+def _name_and_options(section: Options, key: str) -> tuple[str, Options]:
     options = dict(section)
     return str(options.pop(key)), options

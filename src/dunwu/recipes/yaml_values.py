@@ -54,7 +54,7 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def dump_yaml(content: Any) -> str:
+def dump_yaml(content: object) -> str:
     """The content as YAML that `load_yaml` reads back, in the order given."""
     return yaml.dump(content, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
 
