@@ -60,7 +60,6 @@ def make_config(recipe: Recipe, **more: object) -> GRPOConfig:
         ConfigError: for an unknown option, with the nearest known one, or a value of the wrong type.
     """
     from dunwu.config import GRPOConfig
-    from dunwu.trackers import settle
 
     options = checked_options(GRPOConfig, train_options(recipe, **more), where="train")
     if options.get("output_dir", ".") in (None, ""):
@@ -69,8 +68,6 @@ def make_config(recipe: Recipe, **more: object) -> GRPOConfig:
         # transformers takes JSON here, as a command line has it, and any other text for what it is.
         if name.endswith("_kwargs") and isinstance(value, str) and not value.lstrip().startswith("{"):
             raise ConfigError(f"train.{name} must be keys and values, got {value!r:.80}")
-    if "report_to" in options:
-        options["report_to"] = settle(options["report_to"])
     try:
         return GRPOConfig(**{"output_dir": "runs/dunwu", **options})
     except TypeError as error:
