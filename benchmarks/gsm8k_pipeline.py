@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dunwu.recipes.experiment import Run
+from dunwu.recipes.experiment import Experiment
 from dunwu.recipes.recipe import load_recipe
 
 CHATML = (
@@ -50,7 +50,7 @@ def main() -> None:
         "evaluate.rows": "20",
     }
     began = time.monotonic()
-    outcome = Run(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20)).finish()
+    outcome = Experiment(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20)).run()
     checked, prompts = check(args.out / "run" / "rollouts.jsonl", args.source)
     assert outcome.after is not None
     print(

@@ -64,7 +64,8 @@ def main() -> None:
 def write_job(args: argparse.Namespace, name: str) -> None:
     """Prompts as ids, and a model's folder, for sides that cannot import Dunwu."""
     from dunwu.embedded import embedded_model_path
-    from dunwu.recipes.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+    from dunwu.recipes.recipe import load_recipe, prompt_rows
+    from dunwu.recipes.wiring import make_task, make_tokenizer
     from dunwu.rollout.prompts import build_prompts
 
     recipe = load_recipe("quickstart")

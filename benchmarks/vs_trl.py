@@ -94,7 +94,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from dunwu.recipes.recipe import load_recipe, make_task, make_tokenizer, prompt_rows
+    from dunwu.recipes.recipe import load_recipe, prompt_rows
+    from dunwu.recipes.wiring import make_task, make_tokenizer
 
     torch.set_num_threads(args.threads)
     recipe = load_recipe("quickstart")
@@ -154,7 +155,7 @@ def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dic
 
     prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
     limit = recipe.train["max_completion_length"]
-    figures = evaluate(make_engine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).figures()
+    figures = evaluate(make_engine(model, tokenizer), task, prompts, samples=4, max_new_tokens=limit).metrics()
     return {"greedy": figures["greedy_strict"], "sampled": figures["sampled_strict"]}
 
 
@@ -162,7 +163,7 @@ def dunwu_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any,
     """Ours, as the recipe says, with a constant learning rate: both sides are stopped by the clock."""
     from dunwu import GRPOTrainer
     from dunwu.model.loading import load_model
-    from dunwu.recipes.recipe import make_config, model_source
+    from dunwu.recipes.wiring import make_config, model_source
 
     more = {"output_dir": str(folder), "seed": args.seed, "lr_scheduler_type": "constant_with_warmup"}
     config = make_config(recipe, **more, max_steps=100_000, disable_tqdm=True)
@@ -182,7 +183,7 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     from trl import GRPOConfig, GRPOTrainer
 
     from dunwu.model.loading import load_model
-    from dunwu.recipes.recipe import model_source
+    from dunwu.recipes.wiring import model_source
 
     train = {k: v for k, v in recipe.train.items() if k not in ("prompts_per_step", "save_strategy", "output_dir")}
     batch = recipe.train["prompts_per_step"] * recipe.train["num_generations"]

@@ -42,7 +42,12 @@ def test_help_answers_in_half_a_second() -> None:
         (["eval", "embedded", "--task", "contdown"], "did you mean 'countdown'"),
         (["eval", "embedded", "--task", "countdown", "--rows", "0"], "--rows must be at least 1"),
         (["eval", "embedded", "--task", "countdown", "--style", "tiny"], "--task.OPTION"),
+        (["eval", "embedded", "--task", "countdown", "--temperature", "nan"], "--temperature must be 0 or more"),
+        (["eval", "embedded", "--task", "quickstart", "--max-new-tokens", "1020"], "--max-new-tokens, or"),
         (["chat", "/nowhere/at/all"], "there is no folder"),
+        (["chat", "embedded", "--max-new-tokens", "-1"], "--max-new-tokens must be at least 1"),
+        (["chat", "embedded", "--temperature", "-1"], "--temperature must be 0 or more"),
+        (["chat", "embedded", "--message", "1 2 3 = 6", "--max-new-tokens", "1020"], "--max-new-tokens, or"),
         (["rewards", "quickstart"], "there is no text to score"),
         (["rewards", "quickstart", "--text", "x", "--row", "99999"], "rows 0 to"),
         (["rewards", "quickstart", "--text", "x", "--set", "target"], "COLUMN=VALUE"),
@@ -62,6 +67,27 @@ def test_an_unknown_command_or_argument_ends_with_2(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("words", [["chat", "m"], ["fetch", "m", "--to", "d"], ["train", "quickstart"]])
+def test_a_key_among_the_arguments_is_not_repeated(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    key = "hf_" + "a1B2c3D4" * 4
+    for given in ([key], [f"--{key}"]):
+        with pytest.raises(SystemExit):
+            main([*words, *given])
+        assert key not in capsys.readouterr().err
+
+
+def test_a_model_is_judged_on_a_task_without_rewards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`list some under rewards:` was said, where there is no recipe to list them in."""
+    source = tmp_path / "own.jsonl"
+    source.write_text("\n".join(json.dumps({"prompt": f"1 2 {n} = {n + 3}"}) for n in range(4, 44)), encoding="utf-8")
+    words = ["eval", "embedded", "--task", "own", "--task.source", str(source), "--task.chat", "true"]
+    code, out, err = said(
+        capsys, *words, "--split", "train", "--rows", "2", "--samples", "1", "--max-new-tokens", "9"
+    )
+    assert code == 0, err
+    assert "own: 2 prompts" in out
 
 
 def test_a_refused_recipe_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -108,7 +134,7 @@ def test_chat_reads_lines_and_commands_until_quit(
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     code, out, _ = said(capsys, "chat", "embedded", "--max-new-tokens", "60", "--system", "s")
     assert code == 0
-    assert out.count("say something first") == 2
+    assert out.count("send a message first") == 2
     # The second turn's template holds the first turn, its answer included.
     shown = next(line for line in out.splitlines() if line.startswith("<|system|>s<|end|>"))
     assert shown.startswith("<|system|>s<|end|><|user|>3 14 17 = 51<|end|><|assistant|>")
@@ -166,7 +192,7 @@ def test_train_resumes_from_the_last_checkpoint_and_continues_its_files(
     words += ["--train.save_strategy", "steps", "--train.save_steps", "2", "--train.max_steps"]
     assert said(capsys, *words, "3")[0] == 0
     code, out, _ = said(capsys, *words, "6", "--resume")
-    assert code == 0 and "going on from" in caplog.text and "6/6" in out
+    assert code == 0 and "resuming from" in caplog.text and "6/6" in out
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert said(capsys, *words, "2")[0] == 0

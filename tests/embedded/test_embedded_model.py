@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dunwu.embedded import EMBEDDED_MODEL, embedded_model_path, quickstart_task
 from dunwu.embedded.build import STAGES, Stage, make
-from dunwu.embedded.synthetic_traces import Habits, trace
+from dunwu.embedded.synthetic_traces import TraceConfig, trace
 from dunwu.embedded.tokenizer import END, PAD, TAGS, make_tokenizer
+from dunwu.recipes.recipe import load_recipe
+from dunwu.tasks import get_task
 from dunwu.tasks.countdown import draw_puzzle, split_of
 
 COMPLETION = "<think>17-14=3, 17-3=14 no\n17-14=3, 17*3=51 yes\n</think>\n<answer>17*(17-14)</answer>"
@@ -46,11 +48,11 @@ ODD = ["", "让我们逐步解决这个问题。\n<think>", "naïve  spaces\t\n 
 
 def test_transformers_reads_the_shipped_tokenizer_as_the_one_that_the_code_makes(tokenizer: Any) -> None:
     # AutoTokenizer swaps in Qwen2's class, which has a splitting rule of its own; the model must not notice.
-    made, dice = make_tokenizer(), random.Random(0)
-    habits = Habits(insight=0.1, give_up=0.2)
+    made, rng = make_tokenizer(), random.Random(0)
+    config = TraceConfig(insight=0.1, give_up=0.2)
     for row in quickstart_task().rows("train")[:200]:
         prompt = made.apply_chat_template(quickstart_task().prompt(row), tokenize=False, add_generation_prompt=True)
-        text = prompt + trace(tuple(row["nums"]), row["target"], 99, habits, dice) + END
+        text = prompt + trace(tuple(row["nums"]), row["target"], 99, config, rng) + END
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert ids == made.encode(text, add_special_tokens=False)
         assert tokenizer.decode(ids) == text
@@ -142,20 +144,26 @@ def test_a_sound_thought_is_likelier_to_the_model_than_a_false_one(model: Any, t
 
 
 def test_training_reads_only_puzzles_of_the_training_split() -> None:
-    dice, task = random.Random(0), quickstart_task()
-    drawn = [puzzle for _ in range(300) if (puzzle := draw_puzzle(task, "train", dice)) is not None]
+    rng, task = random.Random(0), quickstart_task()
+    drawn = [puzzle for _ in range(300) if (puzzle := draw_puzzle(task, "train", rng)) is not None]
     assert len(drawn) > 100
     assert {split_of(nums) for nums, _ in drawn} == {"train"}
-    assert trace(*drawn[0], 99, STAGES[0].habits, dice)
+    assert trace(*drawn[0], 99, STAGES[0].traces, rng)
 
 
 def test_the_same_seed_makes_the_same_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stages = [Stage(steps=3, rate=1e-3, habits=Habits(insight=0.1, give_up=0.5))]
-    marks = [make(tmp_path / name, seed, stages, exam=4) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    stages = [Stage(steps=3, rate=1e-3, traces=TraceConfig(insight=0.1, give_up=0.5))]
+    scores = [make(tmp_path / name, seed, stages, eval_rows=4) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
-    assert marks[0] == marks[1]
-    assert {"sampled right", "greedy right", "greedy arithmetic right"} <= marks[0].keys()
+    assert scores[0] == scores[1]
+    assert {"sampled right", "greedy right", "greedy arithmetic right"} <= scores[0].keys()
     assert "loss" in capsys.readouterr().out
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").num_parameters() < 300_000
     assert not (tmp_path / "a.new").exists()
+
+
+def test_the_models_task_is_that_of_the_quickstart_recipe() -> None:
+    options = load_recipe("quickstart").task
+    assert quickstart_task() == get_task(options.pop("name"), **options)
+    assert (quickstart_task().style, quickstart_task().limit) == ("tiny", 99)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dunwu.core.records import StepResult
-from dunwu.observers import NotebookProgress
+from dunwu.core.records import RunInfo, StepResult
+from dunwu.observers import NotebookProgress, in_notebook_progress
 
 TRAINS = """
 import os
@@ -56,9 +56,20 @@ def step(index: int, **metrics: float) -> StepResult:
     return StepResult(index=index, groups=(), metrics={"reward": 0.5, **metrics})
 
 
+class Pages(NotebookProgress):
+    """Keeps what would be displayed: there is no notebook here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.pages: list[str] = []
+
+    def _draw(self) -> None:
+        self.pages.append(self.html())
+        self._drawn = float("-inf")
+
+
 def test_the_table_keeps_the_last_rows_and_escapes_names() -> None:
-    progress = NotebookProgress(rows=3)
-    progress._drawn = float("inf")  # nowhere to draw here
+    progress = Pages(rows=3)
     for index in range(1, 8):
         progress.on_step(step(index, **{"rewards/<b>/mean": float("nan"), "reward_std": 1.0}))
     page = progress.html()
@@ -66,7 +77,25 @@ def test_the_table_keeps_the_last_rows_and_escapes_names() -> None:
     assert "<b>" not in page and "&lt;b&gt;" in page and "–" in page
 
 
+def test_each_event_of_a_run_is_drawn_and_a_second_run_starts_with_an_empty_table() -> None:
+    progress = Pages()
+    progress.on_run_start(RunInfo(folder="out", total_steps=9, resumed_from=4))
+    assert "step 4/9" in progress.pages[-1] and "the first step is under way" in progress.pages[-1]
+    progress.on_step(step(5))
+    progress.on_evaluation(5, {"eval_reward": 0.25}, ())
+    assert "step 5/9" in progress.pages[-1] and "evaluation after step 5: eval_reward 0.250" in progress.pages[-1]
+    progress.on_run_end()
+    assert len(progress.pages) == 4
+    progress.on_run_start(RunInfo(folder="out", total_steps=3))
+    assert "step 0/3" in progress.pages[-1] and "eval_reward" not in progress.pages[-1]
+
+
+def test_transformers_alone_decides_what_a_notebook_is() -> None:
+    from transformers.utils.notebook import NotebookProgressCallback
+
+    assert in_notebook_progress([object(), NotebookProgressCallback()])
+    assert not in_notebook_progress([object()])
+
+
 def test_outside_a_notebook_the_trainer_keeps_its_own_progress(make_trainer: Any) -> None:
-    trainer = make_trainer(disable_tqdm=False)
-    assert not any(isinstance(callback, NotebookProgress) for callback in trainer.callback_handler.callbacks)
-    assert trainer.observers == []
+    assert make_trainer(disable_tqdm=False).observers == []

@@ -55,7 +55,8 @@ def _hash(text: str) -> str:
 
 def curve(folder: Path) -> dict[str, Any]:
     """The figures of each step, and a hash of the weights after the last."""
-    from dunwu.recipes.recipe import load_recipe, make_config, make_task, make_trainer
+    from dunwu.recipes.recipe import load_recipe
+    from dunwu.recipes.wiring import make_config, make_task, make_trainer
 
     recipe = load_recipe("quickstart", {"train.output_dir": str(folder), "train.max_steps": str(STEPS)})
     watch = Watch()

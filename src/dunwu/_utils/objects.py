@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
 
-__all__ = ["import_object", "is_object_name"]
+__all__ = ["import_object", "instantiate", "is_object_name"]
 
 
 def is_object_name(name: str) -> bool:
@@ -38,6 +40,50 @@ def import_object(name: str, *, what: str) -> Any:
         public = [word for word in vars(module) if not word.startswith("_")]
         raise ConfigError(f"{place!r} has no {attribute!r} to be {what}{did_you_mean(attribute, public)}")
     return getattr(module, attribute)
+
+
+def instantiate(
+    found: object, options: Mapping[str, Any], *, what: str, is_made: Callable[[object], bool] | None = None
+) -> Any:
+    """What a plug's name stands for: an object as it is, or what a class or function makes with `options`.
+
+    Args:
+        found: an object, or a class or function that returns one.
+        options: keyword arguments for the class or function.
+        what: what it is for, for the errors: `the observer 'mine:Watch'`.
+        is_made: whether `found` is the object already; default: whatever cannot be called.
+
+    Raises:
+        ConfigError: for an option that does not exist or is missing, with the nearest known one, and for options to
+            an object that is made already.
+    """
+    if is_made(found) if is_made is not None else not callable(found):
+        if options:
+            raise ConfigError(f"{what} is an object already and takes no options, got {', '.join(options)}")
+        return found
+    if not callable(found):
+        raise ConfigError(f"{what} must be an object, or a class or function that makes one, got {found!r:.80}")
+    _check_arguments(found, options, what)
+    return found(**options)
+
+
+def _check_arguments(factory: Callable[..., object], options: Mapping[str, Any], what: str) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # written in C: it judges its arguments itself
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        unknown = [name for name in options if name not in known]
+        if unknown and known:
+            sentence = f"has no option {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+        elif unknown:
+            sentence = f"takes no options, got {', '.join(options)}"
+        else:
+            sentence = f"cannot be made with these options: {error}"
+        raise ConfigError(f"{what} {sentence}") from error
 
 
 def _from_package(place: str, what: str) -> ModuleType:

@@ -1,8 +1,7 @@
-"""The command line: `dunwu quickstart · train · eval · chat · fetch · rewards`.
+"""The command line: `dunwu quickstart · train · eval · chat · run · fetch · rewards`.
 
-What it is: parsing, one call, printing. Each command is a module with `add_arguments` and `run`, imported when it is
-the one asked for, so that `dunwu --help` needs neither torch nor transformers.
-What it is not: logic; everything a command does can be done from Python.
+Each command is a module with `add_arguments` and `run`, imported only when it is called, so that `dunwu --help` needs
+neither torch nor transformers. Everything a command does can be done from Python.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ __all__ = ["main"]
 
 COMMANDS = {
     "quickstart": "train the embedded model on Countdown, on a CPU, in a few minutes",
-    "train": "train what a recipe says",
-    "eval": "accuracy of a model on a task, greedy and sampled, with error bars",
-    "chat": "talk to a model, and look at what the template makes of a message",
+    "train": "train what a recipe describes",
+    "eval": "measure a model's accuracy on a task, greedy and sampled, with error bars",
+    "chat": "talk to a model, and see what the chat template makes of a message",
     "run": "run a script written for TRL 0.14 to 1.16, unmodified",
-    "fetch": "download a model or dataset into a folder, checked",
+    "fetch": "download a model or dataset into a folder and verify it",
     "rewards": "score a text with every reward of a recipe, before training",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one sentence and exit code 2, never a traceback."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = words[0] if words and words[0] in COMMANDS else None
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     parser = _parser(command)
-    args, rest = parser.parse_known_args(words)
+    args, rest = parser.parse_known_args(arguments)
     if args.command is None:
         parser.print_help()
         return 2
@@ -64,15 +63,15 @@ def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser, module: obj
     if rest and not getattr(module, "TAKES_OVERRIDES", False):
         parser.error(f"unknown argument {redact(rest[0].partition('=')[0])!r}")  # what follows may be a key
     found: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("--"):
-            parser.error(f"unexpected {redact(word)!r}; an override reads --train.learning_rate 1e-5")
-        name, given, value = word[2:].partition("=")
+    remaining = iter(rest)
+    for argument in remaining:
+        if not argument.startswith("--"):
+            parser.error(f"unexpected {redact(argument)!r}; an override reads --train.learning_rate 1e-5")
+        name, given, value = argument[2:].partition("=")
         if not given:
-            following = next(words, None)
+            following = next(remaining, None)
             if following is None:
-                parser.error(f"{word} has no value")
+                parser.error(f"{redact(argument)} has no value")
             value = following
         found[name] = value
     return found

@@ -31,25 +31,23 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, then the table, three puzzles and the picture."""
     given = {"train.output_dir": args.output, "train.seed": str(args.seed), **overrides}
     recipe = load_recipe("quickstart", given)
-    from dunwu.recipes.experiment import Run
+    from dunwu.recipes.experiment import Experiment
 
     print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
-    outcome = Run(recipe, log_every=10).finish()
-    print(f"\n{_table(outcome)}\n\n{_puzzles(outcome)}\n")
-    print(f"{len(outcome.steps)} steps in {outcome.seconds / 60:.1f} minutes of training, all on this machine.")
-    print(
-        f"The curves are in {outcome.folder / 'curves.png'}, every word the model said in rollouts.jsonl beside it."
-    )
-    print(f"Ask it yourself: dunwu chat {outcome.folder}   (a puzzle reads: 3 14 17 = 51)")
+    result = Experiment(recipe, log_every=10).run()
+    print(f"\n{_table(result)}\n\n{_puzzles(result)}\n")
+    print(f"{len(result.steps)} steps in {result.seconds / 60:.1f} minutes of training, all on this machine.")
+    print(f"The curves are in {result.folder / 'curves.png'}, every word the model said in rollouts.jsonl beside it.")
+    print(f"Ask it yourself: dunwu chat {result.folder}   (a puzzle reads: 3 14 17 = 51)")
     return 0
 
 
-def _table(outcome: ExperimentResult) -> str:
-    if outcome.before is None or outcome.after is None:
+def _table(result: ExperimentResult) -> str:
+    if result.before is None or result.after is None:
         return "no evaluation was asked for"
-    summary = json.loads((outcome.folder / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
     before, after = summary["before"], summary["after"]
-    rows = [before_and_after(outcome.before, outcome.after)]
+    rows = [before_and_after(result.before, result.after)]
     for label, name, form in (
         ("tokens a thought", "thought_tokens", "{:.1f}"),
         ("trials a thought", "trials", "{:.1f}"),
@@ -62,19 +60,19 @@ def _table(outcome: ExperimentResult) -> str:
     return "\n".join(rows)
 
 
-def _puzzles(outcome: ExperimentResult) -> str:
-    """Three puzzles that it could not solve before and can now, where there are such, with what it said each time."""
-    if outcome.before is None or outcome.after is None:
+def _puzzles(result: ExperimentResult) -> str:
+    """Three puzzles, those first that it could not solve before and can now, with both completions."""
+    if result.before is None or result.after is None:
         return ""
-    pairs = list(zip(outcome.before.greedy, outcome.after.greedy, strict=True))
-    telling = sorted(pairs, key=lambda pair: pair[0].verdict.strict - pair[1].verdict.strict)
+    pairs = list(zip(result.before.greedy, result.after.greedy, strict=True))
+    telling = sorted(pairs, key=lambda pair: pair[0].grade.strict - pair[1].grade.strict)
     blocks = []
     for old, new in telling[:_PUZZLES]:
         row = new.prompt.row
         blocks.append(
             f"{row['nums']} → {row['target']}\n"
-            f"  before ({'right' if old.verdict.strict else 'wrong'}): {_one_line(old.completion.text)}\n"
-            f"  after  ({'right' if new.verdict.strict else 'wrong'}): {_one_line(new.completion.text)}"
+            f"  before ({'right' if old.grade.strict else 'wrong'}): {_one_line(old.completion.text)}\n"
+            f"  after  ({'right' if new.grade.strict else 'wrong'}): {_one_line(new.completion.text)}"
         )
     return "\n".join(["Three puzzles, chosen among those where the answer changed for the better:", *blocks])
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print what each reward gives, and what the task's judge says."""
-    from dunwu.recipes.recipe import make_task
+    from dunwu.recipes.wiring import make_task
 
     recipe = load_recipe(args.recipe, overrides)
     task = make_task(recipe)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _row(task: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from dunwu.recipes.recipe import parse_value
+    from dunwu.recipes.yaml_values import parse_value
 
     rows = task.rows("train")
     if not 0 <= args.row < len(rows):

@@ -1,13 +1,17 @@
-"""The embedded default: a tiny model that can reckon but gives up early, and the puzzles it was made for.
+"""The embedded model: a tiny model that can do arithmetic but gives up early, and the puzzles it was made for.
 
-Where the model is (`EMBEDDED_MODEL`, `embedded_model_path`) and its task (`quickstart_task`);
-`python -m dunwu.embedded.build` makes it again. It is no model of language: it knows Countdown and no more.
+It knows Countdown and nothing else. `python -m dunwu.embedded.build` makes it again.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 
+import yaml
+
+from dunwu.errors import ModelError
 from dunwu.tasks import Countdown
 
 __all__ = ["EMBEDDED_MODEL", "embedded_model_path", "quickstart_task"]
@@ -17,16 +21,20 @@ EMBEDDED_MODEL = Path(__file__).parent / "model"
 
 
 def embedded_model_path() -> str:
-    """The embedded model's folder, as `from_pretrained` takes it. Raises `ValueError` where it is not installed."""
+    """The embedded model's folder, as `from_pretrained` takes it.
+
+    Raises:
+        ModelError: where it is not installed.
+    """
     if not (EMBEDDED_MODEL / "model.safetensors").is_file():
-        raise ValueError(
+        raise ModelError(
             f"the embedded model is not in {EMBEDDED_MODEL}; reinstall dunwu, or run python -m dunwu.embedded.build"
         )
     return str(EMBEDDED_MODEL)
 
 
+@lru_cache(maxsize=1)
 def quickstart_task() -> Countdown:
-    """Countdown as the model knows it: 3 numbers in 1..20, target 10..99, no result over 99, style `tiny`."""
-    return Countdown(
-        style="tiny", numbers=3, low=1, high=20, target_low=10, target_high=99, limit=99, train_rows=4096
-    )
+    """Countdown as the model knows it: the task of the recipe `quickstart`, which holds its options."""
+    recipe = yaml.safe_load((resources.files("dunwu") / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
+    return Countdown(**{name: value for name, value in recipe["task"].items() if name != "name"})

@@ -1,10 +1,11 @@
 """Makes the embedded model from nothing: `python -m dunwu.embedded.build --out DIR [--seed 0]` (30 CPU minutes).
 
-What it is: a Qwen2 of 271,000 parameters that reads synthetic thoughts in two stages. The first teaches patient
-search and reckoning; the second, short, teaches it to give up after a trial or two. So the model that ships is weak
-in what GRPO can teach (to go on) and sound in what it cannot teach well (arithmetic, verdicts).
-What it is not: needed by users; the result lies in `dunwu/base/model`. One thread, so that a seed gives the same
-model again. Only puzzles of the training split are seen.
+A Qwen2 of 271,000 parameters is trained on synthetic search traces in two stages. The first teaches patient search
+and arithmetic; the second, short, teaches it to give up after a trial or two. So the model that ships is weak in what
+GRPO can teach (to keep searching) and sound in what it cannot teach well (arithmetic, verdicts).
+
+The result is in `dunwu/embedded/model`. It is made on one thread, so that a seed gives the same model again, and from
+puzzles of the training split only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from dunwu.core.records import Row
 from dunwu.embedded import quickstart_task
-from dunwu.embedded.synthetic_traces import Habits, trace
+from dunwu.embedded.synthetic_traces import TraceConfig, trace
 from dunwu.embedded.tokenizer import END, make_tokenizer
 from dunwu.tasks.countdown import draw_puzzle
 from dunwu.tasks.countdown_traces import summarise
@@ -32,7 +33,7 @@ from dunwu.tasks.countdown_traces import summarise
 __all__ = ["STAGES", "Stage", "make", "make_model"]
 
 BATCH = 32
-POOL = 16
+SORT_WINDOW = 16
 """Batches drawn at once and sorted by length, so that little is padding."""
 
 
@@ -40,20 +41,20 @@ POOL = 16
 class Stage:
     """One schedule of training.
 
-    Example: `Stage(steps=800, rate=2e-3, habits=Habits(insight=0.05, give_up=0.58))`
+    Example: `Stage(steps=800, rate=2e-3, traces=TraceConfig(insight=0.05, give_up=0.58))`
     """
 
     steps: int
     """Optimizer steps of 32 traces."""
     rate: float
     """Highest learning rate; it warms up over 5 % of the steps (at most 200) and falls to 0 in a line."""
-    habits: Habits
-    """How the thinker behaves whose traces are read."""
+    traces: TraceConfig
+    """What the traces are like."""
 
 
 STAGES = (
-    Stage(steps=12_000, rate=4e-3, habits=Habits(insight=0.1, give_up=0.1)),
-    Stage(steps=800, rate=2e-3, habits=Habits(insight=0.05, give_up=0.58)),
+    Stage(steps=12_000, rate=4e-3, traces=TraceConfig(insight=0.1, give_up=0.1)),
+    Stage(steps=800, rate=2e-3, traces=TraceConfig(insight=0.05, give_up=0.58)),
 )
 """What the shipped model was made with."""
 
@@ -76,27 +77,34 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def make(out: Path, seed: int = 0, stages: Sequence[Stage] = STAGES, exam: int = 500) -> dict[str, float]:
-    """Make the model, write it to the folder `out` (replacing what is there), examine it and return its marks.
+def make(out: Path, seed: int = 0, stages: Sequence[Stage] = STAGES, eval_rows: int = 500) -> dict[str, float]:
+    """Make the model, write it to a folder, evaluate it and return its scores.
 
-    `exam` is the number of validation puzzles; marks are shares from 0 to 1 but for `… trials` (trials a completion).
+    Args:
+        out: the folder, replaced where it exists.
+        seed: of weights, puzzles and traces.
+        stages: the training schedules, one after the other.
+        eval_rows: validation puzzles that are evaluated.
+
+    Returns:
+        Shares from 0 to 1, but `… trials` is trials a completion.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     for stage in stages:
-        _train(model, tokenizer, stage, dice)
+        _train(model, tokenizer, stage, rng)
     _save(model, tokenizer, out)
-    marks = {}
+    scores = {}
     for manner, sampled in (("sampled", True), ("greedy", False)):
-        for name, value in _examine(model, tokenizer, exam, sampled=sampled).items():
-            marks[f"{manner} {name}"] = value
-    return marks
+        for name, value in _evaluate(model, tokenizer, eval_rows, sampled=sampled).items():
+            scores[f"{manner} {name}"] = value
+    return scores
 
 
-def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, dice: random.Random) -> None:
+def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, rng: random.Random) -> None:
     warm = max(1, min(200, stage.steps // 20))
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -104,11 +112,13 @@ def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: S
     )
     began, mean = time.monotonic(), 0.0
     model.train()
-    for step, (ids_BT, labels_BT) in zip(range(stage.steps), _batches(tokenizer, stage.habits, dice), strict=False):
+    for step, (ids_BT, labels_BT) in zip(range(stage.steps), _batches(tokenizer, stage.traces, rng), strict=False):
         hidden_BTH = model.model(ids_BT[:, :-1]).last_hidden_state
-        wanted = labels_BT[:, 1:]
-        told = wanted >= 0  # logits of the completion's tokens only: prompts and padding would cost as much again
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[told]), wanted[told])
+        targets_BT = labels_BT[:, 1:]
+        learned = (
+            targets_BT >= 0
+        )  # logits of the completion's tokens only: prompts and padding would cost as much again
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[learned]), targets_BT[learned])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -121,34 +131,33 @@ def _train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: S
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, habits: Habits, dice: random.Random
+    tokenizer: PreTrainedTokenizerFast, config: TraceConfig, rng: random.Random
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids and labels without end, shape (B, T); -1 in the labels where nothing is learnt."""
+    """Endless ids and labels, shape (B, T); -1 in the labels where nothing is learned."""
     while True:
-        texts = [_text(tokenizer, habits, dice) for _ in range(BATCH * POOL)]
+        texts = [_text(tokenizer, config, rng) for _ in range(BATCH * SORT_WINDOW)]
         prompts, completions = (
             tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in zip(*texts, strict=True)
         )
         pairs = sorted(zip(prompts, completions, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
         batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
-        dice.shuffle(batches)
+        rng.shuffle(batches)
         yield from (_pad(batch, tokenizer) for batch in batches)
 
 
-def _text(tokenizer: PreTrainedTokenizerFast, habits: Habits, dice: random.Random) -> tuple[str, str]:
+def _text(tokenizer: PreTrainedTokenizerFast, config: TraceConfig, rng: random.Random) -> tuple[str, str]:
     """One prompt and one completion for it."""
     task, puzzle = quickstart_task(), None
     while puzzle is None:
-        puzzle = draw_puzzle(task, "train", dice)
+        puzzle = draw_puzzle(task, "train", rng)
     nums, target = puzzle
     prompt = _ask(tokenizer, {"nums": list(nums), "target": target})
-    return prompt, trace(nums, target, task.limit, habits, dice) + END
+    return prompt, trace(nums, target, task.limit, config, rng) + END
 
 
 def _ask(tokenizer: PreTrainedTokenizerFast, row: Row) -> str:
     messages = quickstart_task().prompt(row)
-    text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return str(text)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _pad(batch: list[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
@@ -178,10 +187,10 @@ def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
 
 
 @torch.no_grad()
-def _examine(
+def _evaluate(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, *, sampled: bool
 ) -> dict[str, float]:
-    """Marks on the validation split: one answer a puzzle, at temperature 1 or greedy, 192 tokens at most."""
+    """Scores on the validation split: one completion a puzzle, at temperature 1 or greedy, 192 tokens at most."""
     task = quickstart_task()
     rows = task.rows("validation")[:count]
     tokenizer.padding_side = "left"
@@ -191,12 +200,12 @@ def _examine(
     untyped: Any = model
     ids = untyped.generate(**encoded, do_sample=sampled, top_k=0 if sampled else None, max_new_tokens=192)
     texts = tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-    verdicts = [task.grade(row, text) for row, text in zip(rows, texts, strict=True)]
+    grades = [task.grade(row, text) for row, text in zip(rows, texts, strict=True)]
     thoughts = summarise(texts, [row["target"] for row in rows])
     return {
-        "right": sum(verdict.strict for verdict in verdicts) / len(rows),
-        "right anyhow": sum(verdict.lenient for verdict in verdicts) / len(rows),
-        "formatted": sum(verdict.formatted for verdict in verdicts) / len(rows),
+        "right": sum(grade.strict for grade in grades) / len(rows),
+        "right anyhow": sum(grade.lenient for grade in grades) / len(rows),
+        "formatted": sum(grade.formatted for grade in grades) / len(rows),
         "trials": thoughts.trials,
         "arithmetic right": thoughts.arithmetic_right or 0.0,
         "verdicts right": thoughts.verdicts_right or 0.0,

@@ -1,12 +1,9 @@
-"""Synthetic thoughts that the embedded model is taught from: a search written down, trial by trial.
+"""Synthetic traces that the embedded model is trained on: a search written down, trial by trial.
 
-What it is: the habits of a weak but honest thinker as four numbers, and one function that writes a thought.
-What it is not: the model's answers after GRPO; nothing here is used once the base model exists.
-
-    <think>17-14=3, 17-3=14 no
-    17-14=3, 17*3=51 yes
-    </think>
-    <answer>17*(17-14)</answer>
+<think>17-14=3, 17-3=14 no
+17-14=3, 17*3=51 yes
+</think>
+<answer>17*(17-14)</answer>
 """
 
 from __future__ import annotations
@@ -17,14 +14,14 @@ from dataclasses import dataclass
 
 from dunwu.tasks.countdown_solver import Chain, chains
 
-__all__ = ["Habits", "trace"]
+__all__ = ["TraceConfig", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """How the thinker behaves. Arithmetic and verdicts are always right; only the search is weak.
+class TraceConfig:
+    """Parameters of the synthetic search. Arithmetic and verdicts are always right; only the search is weak.
 
-    Example: `Habits(insight=0.1, give_up=0.6, orderly=0.6, broken=0.2, most=14)`
+    Example: `TraceConfig(insight=0.1, give_up=0.6, orderly=0.6, broken=0.2, max_trials=14)`
     """
 
     insight: float
@@ -35,35 +32,37 @@ class Habits:
     """Probability that a trial is the one after the last in the fixed order of `chains`; else any untried one."""
     broken: float = 0.2
     """Share of completions whose tags are broken."""
-    most: int = 14
-    """Trials at most."""
+    max_trials: int = 14
+    """Most trials of a trace."""
 
 
-def trace(nums: tuple[int, ...], target: int, limit: int, habits: Habits, dice: random.Random) -> str:
-    """One completion for the puzzle: trials until one is right, or until the thinker gives up."""
+def trace(nums: tuple[int, ...], target: int, limit: int, config: TraceConfig, rng: random.Random) -> str:
+    """One completion for the puzzle: trials until one is right, or until the search is given up."""
     ways = chains(tuple(sorted(nums)), limit)
     left = list(range(len(ways)))
     at, lines = -1, []
     while True:
-        at = _next(ways, left, at, target, habits, dice)
+        at = _next(ways, left, at, target, config, rng)
         left.remove(at)
         right = ways[at].value == target
         lines.append(f"{', '.join(ways[at].steps)} {'yes' if right else 'no'}\n")
-        if right or not left or len(lines) == habits.most or dice.random() < habits.give_up:
+        if right or not left or len(lines) == config.max_trials or rng.random() < config.give_up:
             break
     text = f"<think>{''.join(lines)}</think>\n<answer>{ways[at].expression}</answer>"
-    return dice.choice(_BREAKS)(text) if dice.random() < habits.broken else text
+    return rng.choice(_BREAKS)(text) if rng.random() < config.broken else text
 
 
-def _next(ways: tuple[Chain, ...], left: list[int], at: int, target: int, habits: Habits, dice: random.Random) -> int:
+def _next(
+    ways: tuple[Chain, ...], left: list[int], at: int, target: int, config: TraceConfig, rng: random.Random
+) -> int:
     """The index of the next trial, one not tried yet."""
-    if dice.random() < habits.insight:
+    if rng.random() < config.insight:
         solutions = [k for k in left if ways[k].value == target]
         if solutions:
-            return dice.choice(solutions)
-    if at >= 0 and dice.random() < habits.orderly:
+            return rng.choice(solutions)
+    if at >= 0 and rng.random() < config.orderly:
         return min(left, key=lambda k: (k - at) % len(ways))
-    return dice.choice(left)
+    return rng.choice(left)
 
 
 _BREAKS: tuple[Callable[[str], str], ...] = (

@@ -1,11 +1,12 @@
-"""The embedded model's tokenizer: byte-level BPE in which what Countdown says is one token.
+"""The embedded model's tokenizer: byte-level BPE in which each piece of a Countdown trace is one token.
 
-What it is: any text (in NFC, as Qwen2's class normalises) comes out unchanged; 0 to 99, the signs, the ends of a
-trial and the four tags are single tokens, the rest is bytes. The tags are ordinary added tokens, so decoding keeps
-them; roles, end and padding are special.
-What it is not: trained on a corpus. And its words are *added* tokens, not merges: transformers loads any tokenizer
-beside a Qwen2 model as Qwen2's own class, which keeps vocabulary and added tokens and replaces the splitting rule;
-what is matched before splitting comes out the same under either class.
+Any text (in NFC, as Qwen2's class normalises it) is decoded unchanged; 0 to 99, the signs, the ends of a trial and
+the four tags are single tokens, the rest is bytes. The tags are ordinary added tokens, so decoding keeps them; roles,
+end and padding are special.
+
+The pieces are *added* tokens, not merges: transformers loads any tokenizer beside a Qwen2 model as Qwen2's own class,
+which keeps vocabulary and added tokens and replaces the splitting rule; what is matched before splitting is tokenised
+the same under either class.
 """
 
 from __future__ import annotations

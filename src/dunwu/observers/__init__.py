@@ -1,25 +1,27 @@
-"""What watches a run: each is an `Observer`, told of every step, and none changes anything.
+"""What watches a run: each is an `Observer`, called at the events of a run, and changes nothing.
 
-`Console` prints a line now and then, `NotebookProgress` draws under the cell, `MetricsLog` keeps the metrics,
-`RolloutLog` writes down what the model said, and `draw_curves` makes a picture of a history.
+`Console` prints a line every few steps, `NotebookProgress` draws under the cell, `MetricsLog` and `RolloutLog` write
+files, `PrintedCompletions` prints a few completions, and `draw_curves` draws the metrics of a finished run.
+`resolve_observer` finds one by name.
 """
 
 from dunwu.observers.console import Console
 from dunwu.observers.metrics_log import MetricsLog
-from dunwu.observers.notebook import NotebookProgress, show_in_notebook
+from dunwu.observers.notebook import NotebookProgress, in_notebook_progress
 from dunwu.observers.plots import draw_curves
+from dunwu.observers.printed_completions import PrintedCompletions, format_completions
+from dunwu.observers.registry import OBSERVERS, resolve_observer
 from dunwu.observers.rollout_log import RolloutLog
 
-__all__ = ["Console", "MetricsLog", "NotebookProgress", "RolloutLog", "draw_curves", "show_in_notebook"]
-
-
-from typing import Any  # TEMPORARY
-from dunwu.core.protocols import Observer
-
-
-def resolve_observer(o: Any) -> Any:
-    return o
-
-
-class PrintedCompletions(Observer):
-    def __init__(self, count: int, *, every: int = 1) -> None: ...
+__all__ = [
+    "OBSERVERS",
+    "Console",
+    "MetricsLog",
+    "NotebookProgress",
+    "PrintedCompletions",
+    "RolloutLog",
+    "draw_curves",
+    "format_completions",
+    "in_notebook_progress",
+    "resolve_observer",
+]

@@ -1,52 +1,75 @@
-"""A file of JSON lines, one or several a step, that a resumed run can go on with.
-
-What it is: made at the first write, cut back at a resume. What it is not: an observer.
-"""
+"""A file of JSON objects, one a line, that a resumed run continues where its checkpoint was."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, TypeAlias
 
-__all__ = ["JsonlFile"]
+__all__ = ["Entry", "JsonlFile"]
+
+Entry: TypeAlias = dict[str, Any]
+"""The object of one line."""
 
 
 class JsonlFile:
-    """Appends lines to `path`, each a JSON object with a `step`.
+    """Appends JSON objects, each with a `step`, to a file.
+
+    The first write decides what becomes of a file that is there already: lines of steps up to `keep_until` stay, all
+    others go. The file and its folder are made then and not before, so that a run refused earlier leaves nothing.
 
     Args:
-        path: the file; its folder is made at the first write, so that a run refused earlier leaves nothing.
-        after: keep the lines up to this step and drop later ones, which the resumed run makes again; 0 drops all.
+        path: the file.
+        keep_until: the last step whose lines stay; 0: none do.
     """
 
-    def __init__(self, path: Path, *, after: int = 0) -> None:
-        self.path, self.after = path, after
-        self._cut = False
+    def __init__(self, path: Path | str, *, keep_until: int = 0) -> None:
+        self.path, self.keep_until = Path(path), keep_until
+        self._is_cut = False
 
-    def kept(self) -> list[dict[str, Any]]:
-        """What an earlier run wrote up to `after`."""
-        if not self.after or not self.path.exists():
-            return []
-        entries = (_read(line) for line in self.path.read_text(encoding="utf-8").splitlines())
-        return [entry for entry in entries if entry is not None and entry["step"] <= self.after]
+    def read_kept(self) -> list[Entry]:
+        """The objects that stay, in order."""
+        return [entry for _, entry in self._kept_lines()]
 
-    def write(self, lines: Iterable[str]) -> None:
-        """Append the lines."""
-        if not self._cut:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            before = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.kept())
-            self.path.write_text(before, encoding="utf-8")
-            self._cut = True
-        with self.path.open("a", encoding="utf-8") as out:
-            out.writelines(f"{line}\n" for line in lines)
+    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
+        """Append the objects, one line each."""
+        if not self._is_cut:
+            self._cut()
+        with self._open(self.path, "a") as out:
+            out.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+    def _cut(self) -> None:
+        """Write what stays to a file beside this one, and put that in its place: a kill leaves one of them."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.tmp")
+        with self._open(beside, "w") as out:
+            out.writelines(line for line, _ in self._kept_lines())
+        os.replace(beside, self.path)
+        self._is_cut = True
+
+    def _kept_lines(self) -> Iterator[tuple[str, Entry]]:
+        if self.keep_until <= 0 or not self.path.exists():
+            return
+        with self._open(self.path, "r") as lines:
+            for line in lines:
+                entry = _parse(line)
+                if entry is not None and entry["step"] <= self.keep_until:
+                    yield line, entry
+
+    @staticmethod
+    def _open(path: Path, mode: Literal["r", "w", "a"]) -> IO[str]:
+        # Lines end at \n alone: completions may hold U+2028 and its kin. A kill can leave half a character, and data
+        # may hold half of a surrogate pair: neither may stop a run.
+        return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def _read(line: str) -> dict[str, Any] | None:
-    """One line's object; None for a last line that a kill cut off."""
+def _parse(line: str) -> Entry | None:
+    """The object of a line; None for one that a kill cut off, or that is not of a step."""
     try:
-        entry: dict[str, Any] = json.loads(line)
+        entry = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return entry
+    is_step = isinstance(entry, dict) and isinstance(entry.get("step"), int | float) and line.endswith("\n")
+    return entry if is_step else None

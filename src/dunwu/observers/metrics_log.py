@@ -1,41 +1,46 @@
-"""The figures of every step, in memory and in a file.
-
-What it is: one JSON object a line, readable while the run goes on. What it is not: a tracker.
-"""
+"""The metrics of every step, in memory and in a file that is readable while the run goes on."""
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
+from time import monotonic
 
 from dunwu.core.protocols import Observer
-from dunwu.core.records import StepResult
+from dunwu.core.records import RunInfo, StepResult
 from dunwu.observers.jsonl import JsonlFile
 
 __all__ = ["MetricsLog"]
 
 
 class MetricsLog(Observer):
-    """Keeps every step's metrics with the seconds since the run began.
+    """Keeps the metrics of every step, with `step` and the `seconds` since the run began.
+
+    A run that resumes keeps the file's entries up to its checkpoint and counts the seconds on from there; a run that
+    starts anew replaces the file.
 
     Args:
-        path: the file; None keeps them in memory only.
-        after: a run that goes on after this step keeps what the file has up to it; 0 starts the file anew.
+        path: the file; default: `metrics.jsonl` in the run's folder.
     """
 
-    def __init__(self, path: Path | None = None, *, after: int = 0) -> None:
-        self._file = JsonlFile(path, after=after) if path is not None else None
-        self.steps: list[dict[str, float]] = self._file.kept() if self._file is not None else []
-        self._began = time.monotonic() - (self.steps[-1]["seconds"] if self.steps else 0.0)
+    def __init__(self, path: Path | str | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        self.steps: list[dict[str, float]] = []
+        """One entry a step."""
+        self._file = JsonlFile(self.path) if self.path is not None else None
+        self._began = monotonic()
+
+    def on_run_start(self, run: RunInfo) -> None:
+        """Read what an earlier start of the run has written, as far as this one does not repeat it."""
+        self._file = JsonlFile(self.path or Path(run.folder) / "metrics.jsonl", keep_until=run.resumed_from)
+        self.steps = self._file.read_kept()
+        self._began = monotonic() - (self.steps[-1].get("seconds", 0.0) if self.steps else 0.0)
 
     def on_step(self, step: StepResult) -> None:
-        """Note the step."""
-        seconds = time.monotonic() - self._began
-        entry = {"step": float(step.index), "seconds": seconds, **step.metrics}
+        """Keep the step's metrics."""
+        entry = {"step": float(step.index), "seconds": monotonic() - self._began, **step.metrics}
         self.steps.append(entry)
         if self._file is not None:
-            self._file.write([json.dumps(entry)])
+            self._file.write([entry])
 
     def column(self, name: str) -> list[float]:
         """One metric over the steps that have it."""

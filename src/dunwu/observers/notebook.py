@@ -1,23 +1,23 @@
-"""Progress in a notebook: a bar, and a table of the figures that tell whether it learns.
+"""Progress in a notebook: a bar and a table of the latest steps, drawn anew under the cell.
 
-What it is: one small piece of HTML under the cell, drawn anew after each step. It stands where transformers puts its
-own, whose one column, the training loss, says nothing here: the loss of GRPO starts every step at 0 by construction.
-What it is not: a record (`MetricsLog`), or a dashboard.
+It replaces transformers' own table, whose one column, the training loss, says nothing about GRPO: that loss starts
+at 0 in every step by construction.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
-from transformers import TrainerCallback
+from dunwu.core.protocols import Observer
+from dunwu.core.records import Group, RunInfo, StepResult
+from dunwu.observers.console import evaluation_line
+from dunwu.observers.pace import StepPace, format_duration
 
-from dunwu.core.records import StepResult
-
-__all__ = ["NotebookProgress", "show_in_notebook"]
+__all__ = ["NotebookProgress", "in_notebook_progress"]
 
 _COLUMNS = {
     "reward": ("reward", "{:.3f}"),
@@ -28,26 +28,22 @@ _COLUMNS = {
     "grad_norm": ("grad norm", "{:.3f}"),
     "step_time": ("s/step", "{:.2f}"),
 }
-"""Metric to heading and form, in this order; each reward's own mean comes after `reward std`."""
+"""Metric to heading and format, in this order; each reward's own mean comes after `reward std`."""
 _AFTER = "reward_std"
 _REDRAW_SECONDS = 0.2
 _CELL = 'style="text-align:right;padding:2px 8px"'
 
 
-def show_in_notebook(trainer: Any) -> None:
-    """Put our progress in the place of transformers' own for notebooks; where that is not, nothing happens.
+def in_notebook_progress(callbacks: Iterable[object]) -> bool:
+    """Whether transformers is showing its notebook progress: it alone decides what counts as a notebook.
 
-    transformers decides whether it is in a notebook, and `disable_tqdm=True` is a wish for neither.
+    With `disable_tqdm=True` it shows none.
     """
-    callbacks = trainer.callback_handler.callbacks
-    for i, callback in enumerate(callbacks):
-        if type(callback).__name__ == "NotebookProgressCallback":
-            callbacks[i] = NotebookProgress()
-            trainer.observers.append(callbacks[i])
+    return any(type(callback).__name__ == "NotebookProgressCallback" for callback in callbacks)
 
 
-class NotebookProgress(TrainerCallback):
-    """Shows steps, time and a table of the last steps; an observer for the figures, a callback for start and end.
+class NotebookProgress(Observer):
+    """Shows steps, time, a table of the last steps and the latest evaluations.
 
     Args:
         rows: steps in the table, the last ones.
@@ -55,37 +51,40 @@ class NotebookProgress(TrainerCallback):
 
     def __init__(self, *, rows: int = 10) -> None:
         self.rows = rows
+        self._total = self._done = 0
+        self._pace = StepPace()
         self._steps: list[tuple[int, Mapping[str, float]]] = []
         self._evaluations: list[str] = []
-        self._total = self._first = 0
-        self._began = self._drawn = 0.0
+        self._began = self._last = monotonic()
+        self._drawn = 0.0
         self._handle: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An empty bar, so that the first step is waited for in front of something."""
+    def on_run_start(self, run: RunInfo) -> None:
+        """An empty bar while the first step is under way."""
+        self._total, self._done, self._pace = run.total_steps, run.resumed_from, StepPace()
         self._steps, self._evaluations, self._handle = [], [], None
-        self._total, self._first, self._began = state.max_steps, state.global_step, time.monotonic()
+        self._began = self._last = monotonic()
         self._draw()
 
     def on_step(self, step: StepResult) -> None:
         """One step more in bar and table."""
+        now = monotonic()
+        self._pace.add(now - self._last, step.metrics.get("completions/mean_length", 0.0))
+        self._last, self._done = now, step.index
         self._steps.append((step.index, dict(step.metrics)))
         del self._steps[: -self.rows]
-        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+        if now - self._drawn >= _REDRAW_SECONDS:
             self._draw()
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_evaluation(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         """A line with the held-out rewards."""
-        shown = {k: v for k, v in (metrics or {}).items() if k.endswith("_reward") or "rewards/" in k}
-        figures = " · ".join(f"{k} {v:.3f}" for k, v in shown.items() if not k.endswith("/std"))
-        if figures:
-            self._evaluations.append(f"evaluation after step {state.global_step}: {figures}")
+        line = evaluation_line(step, metrics)
+        if line:
+            self._evaluations.append(line)
             self._draw()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last step is shown, however quick it was."""
+    def on_run_end(self) -> None:
+        """Draw the last step, which the limit on redrawing may have left out."""
         self._draw()
 
     def _draw(self) -> None:
@@ -96,7 +95,7 @@ class NotebookProgress(TrainerCallback):
             self._handle = display(page, display_id=True)
         else:
             self._handle.update(page)
-        self._drawn = time.monotonic()
+        self._drawn = monotonic()
 
     def html(self) -> str:
         """What is shown now."""
@@ -104,13 +103,12 @@ class NotebookProgress(TrainerCallback):
         return f"<div>{self._bar()}{self._table()}{lines}</div>"
 
     def _bar(self) -> str:
-        done = self._steps[-1][0] if self._steps else self._first
-        elapsed = time.monotonic() - self._began if self._began else 0.0
-        here = done - self._first
-        left = f"{_clock(elapsed / here * (self._total - done))} left" if here else "the first step is on its way"
+        left = "the first step is under way"
+        if self._steps:
+            left = f"{format_duration(self._pace.remaining(self._total - self._done))} left"
         return (
-            f'<progress value="{done}" max="{max(1, self._total)}" style="width:300px"></progress> '
-            f"step {done}/{self._total} · {_clock(elapsed)} · {left}"
+            f'<progress value="{self._done}" max="{max(1, self._total)}" style="width:300px"></progress> '
+            f"step {self._done}/{self._total} · {format_duration(monotonic() - self._began)} · {left}"
         )
 
     def _table(self) -> str:
@@ -118,12 +116,12 @@ class NotebookProgress(TrainerCallback):
             return ""
         columns = _columns(self._steps[-1][1])
         head = "".join(f"<th {_CELL}>{html.escape(title)}</th>" for title in ("step", *(c[1] for c in columns)))
-        body = "".join(f"<tr>{_row(index, metrics, columns)}</tr>" for index, metrics in self._steps)
+        body = "".join(f"<tr>{_cells(index, metrics, columns)}</tr>" for index, metrics in self._steps)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _columns(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Metric, heading and form of each column that these metrics can fill."""
+    """Metric, heading and format of each column that these metrics can fill."""
     own = [name for name in metrics if name.startswith("rewards/") and name.endswith("/mean")]
     found: list[tuple[str, str, str]] = []
     for name, (title, form) in _COLUMNS.items():
@@ -134,15 +132,9 @@ def _columns(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _row(index: int, metrics: Mapping[str, float], columns: Sequence[tuple[str, str, str]]) -> str:
+def _cells(index: int, metrics: Mapping[str, float], columns: Sequence[tuple[str, str, str]]) -> str:
     cells = [str(index)]
     for name, _, form in columns:
         value = metrics.get(name, math.nan)
         cells.append("–" if math.isnan(value) else form.format(value))
     return "".join(f"<td {_CELL}>{cell}</td>" for cell in cells)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,13 +1,15 @@
-"""A picture of a run: small panels of the figures that matter, one line a run.
-
-What it is: a PNG made with matplotlib, without a display. What it is not: a dashboard.
-"""
+"""A picture of a run's metrics, made with matplotlib and without a display."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from dunwu.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw_curves"]
 
@@ -20,22 +22,24 @@ def draw_curves(
     title: str = "",
     smooth: int = 9,
 ) -> Path:
-    """Draw `panels` (a panel's title to the metrics in it) over the steps, a pale line as it was and a running mean.
+    """Draw the metrics of a run over its steps, each as a pale line with its running mean.
 
     Args:
         steps: one mapping a step, with `step` and the metrics (as `MetricsLog.steps`).
-        path: the PNG to write.
+        path: the PNG to write; its folder is made.
+        panels: a panel's title to the metrics in it.
+        title: above all panels.
         smooth: steps in the running mean.
 
     Raises:
-        ValueError: when there are no steps to draw.
+        DataError: when there are no steps to draw.
     """
     if not steps:
-        raise ValueError("there are no steps to draw; train first")
+        raise DataError("there are no steps to draw; train first")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Figure and canvas made by hand: pyplot would look for a display and keep the figure alive.
+    # Not by pyplot, which would look for a display and keep the figure alive.
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, metrics) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -47,7 +51,7 @@ def draw_curves(
     return path
 
 
-def _panel(axes: Any, name: str, metrics: Sequence[str], steps: Sequence[Mapping[str, float]], smooth: int) -> None:
+def _panel(axes: Axes, name: str, metrics: Sequence[str], steps: Sequence[Mapping[str, float]], smooth: int) -> None:
     for metric in metrics:
         xs = [entry["step"] for entry in steps if metric in entry]
         ys = [entry[metric] for entry in steps if metric in entry]

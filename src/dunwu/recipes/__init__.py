@@ -1,3 +1,3 @@
-"""A YAML recipe becomes objects, a run, and an evaluation."""
+"""From a YAML recipe to objects, a run and its evaluation; the one place that wires objects together."""
 
 __all__: list[str] = []

@@ -1,7 +1,6 @@
-"""How good is a model on a task: greedy and sampled, strict and lenient, with an error bar.
+"""How good a model is on a task: greedy and sampled, strict and lenient, with error bars.
 
-What it is: the same prompts and engine as training, the task's own judge, and the arithmetic of pass@k.
-What it is not: a reward; `Task.judge` says what is right, whatever training was paid for.
+`Task.grade` says what is right, whatever the rewards pay for.
 
     report = evaluate(engine, task, prompts, samples=4, max_new_tokens=160)
     print(report.table())
@@ -13,19 +12,38 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from dunwu._utils.distributed import ParallelContext
 from dunwu.core.protocols import Engine, Task
 from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
+from dunwu.engines import ready
+from dunwu.errors import ConfigError
 
-__all__ = ["Evaluation", "GradedCompletion", "Proportion", "evaluate", "pass_at_k"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "Evaluation",
+    "GradeKind",
+    "GradedCompletion",
+    "Proportion",
+    "evaluate",
+    "pass_at_k",
+]
+
+GradeKind: TypeAlias = Literal["strict", "lenient", "formatted"]
+"""A field of `Grade`."""
+
+_KINDS: tuple[GradeKind, ...] = ("strict", "lenient", "formatted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proportion:
     """A proportion with its standard error.
 
-    Example: `Proportion(value=0.62, error=0.022)` prints as `62.0 % ± 2.2`
+    Example: `Proportion(value=0.62, error=0.022)` prints as 62.0 % ± 2.2
     """
 
     value: float
@@ -39,44 +57,44 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedCompletion:
-    """One completion with its verdict.
+    """One completion with its grade.
 
-    Example: `GradedCompletion(prompt=p, completion=c, verdict=Grade(strict=True, lenient=True, formatted=True))`
+    Example: `GradedCompletion(prompt=p, completion=c, grade=Grade(strict=True, lenient=True, formatted=True))`
     """
 
     prompt: Prompt
     """What was asked."""
     completion: Completion
-    """What was said."""
-    verdict: Grade
+    """What the model answered."""
+    grade: Grade
     """Whether it was right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The outcome.
+    """The graded completions of all prompts, and what they come to.
 
-    Example: `Evaluation(task="countdown", greedy=(…500 answers…), sampled=((…4 answers…), …))`
+    Example: `Evaluation(task="countdown", greedy=(g1, g2), sampled=((g1, g1), (g2, g2)))`
     """
 
     task: str
     """The task's name."""
     greedy: tuple[GradedCompletion, ...]
-    """One answer a prompt, temperature 0."""
+    """One completion a prompt, temperature 0."""
     sampled: tuple[tuple[GradedCompletion, ...], ...]
-    """Several answers a prompt at the sampling temperature."""
+    """Several completions a prompt at the sampling temperature."""
     seconds: float = 0.0
     """Wall time it took."""
 
-    def share(self, kind: str, *, greedy: bool) -> Proportion:
-        """Share of answers whose verdict is true in `kind`: `strict`, `lenient` or `formatted`."""
-        groups = [(answer,) for answer in self.greedy] if greedy else list(self.sampled)
-        return _share([statistics.fmean(getattr(a.verdict, kind) for a in group) for group in groups])
+    def share(self, kind: GradeKind, *, greedy: bool) -> Proportion:
+        """Share of completions whose grade is true in `kind`."""
+        groups = [(one,) for one in self.greedy] if greedy else list(self.sampled)
+        return _proportion([statistics.fmean(getattr(one.grade, kind) for one in group) for group in groups])
 
-    def pass_at(self, k: int, kind: str = "strict") -> Proportion:
+    def pass_at(self, k: int, kind: GradeKind = "strict") -> Proportion:
         """Probability that at least one of k samples is right, averaged over prompts."""
-        return _share(
-            [pass_at_k(len(group), sum(getattr(a.verdict, kind) for a in group), k) for group in self.sampled]
+        return _proportion(
+            [pass_at_k(len(group), sum(getattr(one.grade, kind) for one in group), k) for group in self.sampled]
         )
 
     @property
@@ -86,43 +104,46 @@ class Evaluation:
 
     def mean_tokens(self, *, greedy: bool) -> float:
         """Mean completion length in tokens."""
-        answers = self.greedy if greedy else [answer for group in self.sampled for answer in group]
-        return statistics.fmean(len(answer.completion.ids) for answer in answers)
+        return statistics.fmean(len(one.completion.ids) for one in self._all(greedy))
 
     def truncated_fraction(self, *, greedy: bool) -> float:
         """Share of completions that the token limit cut."""
-        answers = self.greedy if greedy else [answer for group in self.sampled for answer in group]
-        return statistics.fmean(answer.completion.finish_reason == "length" for answer in answers)
+        return statistics.fmean(one.completion.finish_reason == "length" for one in self._all(greedy))
 
-    def figures(self) -> dict[str, float]:
-        """All figures under plain names, shares between 0 and 1."""
+    def metrics(self) -> dict[str, float]:
+        """Everything under plain names, shares between 0 and 1."""
         found: dict[str, float] = {"prompts": float(len(self.greedy)), "samples": float(self.samples)}
         for name, greedy in (("greedy", True), ("sampled", False)):
-            for kind in ("strict", "lenient", "formatted"):
+            for kind in _KINDS:
                 share = self.share(kind, greedy=greedy)
                 found |= {f"{name}_{kind}": share.value, f"{name}_{kind}_error": share.error}
             found[f"{name}_tokens"] = self.mean_tokens(greedy=greedy)
             found[f"{name}_cut"] = self.truncated_fraction(greedy=greedy)
-        for k in sorted({1, self.samples // 2, self.samples} - {0}):
-            found[f"pass@{k}"] = self.pass_at(k).value
-        return found
+        return found | {f"pass@{k}": self.pass_at(k).value for k in self._ks()}
 
     def table(self) -> str:
-        """The outcome for people."""
+        """The same as a table for people, ± one standard error."""
         lines = [
             f"{self.task}: {len(self.greedy)} prompts, {self.samples} samples each (± one standard error)",
             f"{'':12}{'greedy':>18}{'sampled':>18}",
         ]
-        for label, kind in (("strict", "strict"), ("lenient", "lenient"), ("format", "formatted")):
+        for kind in _KINDS:
             row = [str(self.share(kind, greedy=greedy)) for greedy in (True, False)]
-            lines.append(f"{label:12}{row[0]:>18}{row[1]:>18}")
+            lines.append(f"{'format' if kind == 'formatted' else kind:12}{row[0]:>18}{row[1]:>18}")
         tokens = [
             f"{self.mean_tokens(greedy=g):.1f} ({100 * self.truncated_fraction(greedy=g):.0f} % cut)"
             for g in (True, False)
         ]
         lines.append(f"{'tokens':12}{tokens[0]:>18}{tokens[1]:>18}")
-        lines += [f"pass@{k:<7}{self.pass_at(k)!s:>36}" for k in sorted({1, self.samples // 2, self.samples} - {0})]
+        lines += [f"pass@{k:<7}{self.pass_at(k)!s:>36}" for k in self._ks()]
         return "\n".join(lines)
+
+    def _all(self, greedy: bool) -> Sequence[GradedCompletion]:
+        return self.greedy if greedy else [one for group in self.sampled for one in group]
+
+    def _ks(self) -> list[int]:
+        """The k of the pass@k that are reported: one, half of the samples, all of them."""
+        return sorted({1, self.samples // 2, self.samples} - {0})
 
 
 def evaluate(
@@ -130,27 +151,50 @@ def evaluate(
     task: Task,
     prompts: Sequence[Prompt],
     *,
+    policy: nn.Module | None = None,
+    version: int | None = None,
+    parallel: ParallelContext | None = None,
     samples: int = 4,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Evaluation:
-    """Ask every prompt once greedily and `samples` times at `temperature`, and judge.
+    """Complete every prompt once greedily and `samples` times at `temperature`, and grade the completions.
+
+    Args:
+        engine: makes the completions.
+        task: grades them.
+        prompts: what is asked (`rollout.training_prompts.prompts_for_model`).
+        policy: the model whose weights the engine must have; None: those it has.
+        version: optimizer steps that the policy has taken.
+        parallel: the ranks among which the prompts are shared; each gets the whole evaluation.
+        samples: sampled completions a prompt.
+        max_new_tokens: token limit of a completion.
+        temperature: of the sampled completions.
+        seed: of the sampled completions.
 
     Raises:
-        ValueError: without prompts or samples.
+        ConfigError: without prompts or samples.
     """
     if not prompts or samples < 1:
-        raise ValueError(f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {samples} samples")
+        raise ConfigError(
+            f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {samples} samples"
+        )
     began = time.monotonic()
-    greedy = engine.generate(prompts, SamplingParams(n=1, max_new_tokens=max_new_tokens, temperature=0.0, seed=seed))
-    drawn = engine.generate(
-        prompts, SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    )
+    parallel = parallel or ParallelContext()
+    mine = parallel.share(list(enumerate(prompts)))
+    sampling = SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step tells of it.
+    with ready(engine, policy, version=version, force=True):
+        asked = [prompt for _, prompt in mine]
+        greedy = _graded(engine, task, asked, replace(sampling, n=1, temperature=0.0))
+        sampled = _graded(engine, task, asked, sampling)
+    here = [(place, one, several) for (place, _), (one,), several in zip(mine, greedy, sampled, strict=True)]
+    everywhere = sorted(parallel.all_gather_list(here), key=lambda entry: entry[0])
     return Evaluation(
         task=task.name,
-        greedy=tuple(_judged(task, p, c) for p, (c,) in zip(prompts, greedy, strict=True)),
-        sampled=tuple(tuple(_judged(task, p, c) for c in several) for p, several in zip(prompts, drawn, strict=True)),
+        greedy=tuple(one for _, one, _ in everywhere),
+        sampled=tuple(several for _, _, several in everywhere),
         seconds=time.monotonic() - began,
     )
 
@@ -158,18 +202,26 @@ def evaluate(
 def pass_at_k(n: int, right: int, k: int) -> float:
     """1 − C(n − right, k) / C(n, k): the unbiased estimate from n samples (Codex, arXiv 2107.03374, eq. 1).
 
+    Example: `pass_at_k(4, 1, 2)` is `0.5`.
+
     Raises:
-        ValueError: when k is more than n.
+        ConfigError: when k is more than n.
     """
     if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} cannot be estimated from {n} samples; draw at least {k}")
+        raise ConfigError(f"pass@{k} cannot be estimated from {n} samples; draw at least {k}")
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def _judged(task: Task, prompt: Prompt, completion: Completion) -> GradedCompletion:
-    return GradedCompletion(prompt=prompt, completion=completion, verdict=task.grade(prompt.row, completion.text))
+def _graded(
+    engine: Engine, task: Task, prompts: Sequence[Prompt], sampling: SamplingParams
+) -> list[tuple[GradedCompletion, ...]]:
+    completions = engine.generate(prompts, sampling) if prompts else []
+    return [
+        tuple(GradedCompletion(prompt=p, completion=c, grade=task.grade(p.row, c.text)) for c in several)
+        for p, several in zip(prompts, completions, strict=True)
+    ]
 
 
-def _share(per_prompt: Sequence[float]) -> Proportion:
+def _proportion(per_prompt: Sequence[float]) -> Proportion:
     error = statistics.stdev(per_prompt) / math.sqrt(len(per_prompt)) if len(per_prompt) > 1 else 0.0
     return Proportion(value=statistics.fmean(per_prompt), error=error)

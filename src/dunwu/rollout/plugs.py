@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from dunwu._utils.objects import import_object
+from dunwu._utils.objects import import_object, instantiate
+from dunwu._utils.suggest import did_you_mean
 from dunwu.config import GRPOConfig
 from dunwu.core.protocols import Engine, Environment
 from dunwu.engines import make_engine
@@ -78,18 +79,18 @@ def make_environment(environment: Environment | str, options: dict[str, Any] | N
     Raises:
         ConfigError: for a name that leads nowhere, options that it does not take, or an object without `reply`.
     """
-    found: Any = environment
+    found: object = environment
     if isinstance(environment, str):
-        found = import_object(environment, what="an environment")
-        if isinstance(found, type) or (options and callable(found)):
-            try:
-                found = found(**(options or {}))
-            except TypeError as error:
-                raise ConfigError(f"the environment {environment} cannot be made: {error}") from error
-    if not callable(getattr(found, "reply", None)):
+        named = import_object(environment, what="an environment")
+        found = instantiate(named, options or {}, what=f"the environment {environment!r}", is_made=_is_environment)
+    if not _is_environment(found):
+        public = [name for name in dir(found) if not name.startswith("_")]
         raise ConfigError(
             f"an environment needs a method reply(row, messages) that returns a message or None; "
-            f"{environment!r:.80} has none"
+            f"{environment!r:.80} has none{did_you_mean('reply', public) if public else ''}"
         )
-    made: Environment = found
-    return made
+    return cast(Environment, found)
+
+
+def _is_environment(found: object) -> bool:
+    return not isinstance(found, type) and callable(getattr(found, "reply", None))

@@ -80,15 +80,37 @@ def build_run_prompts(
 
 
 def prompts_for_model(
-    rows: Iterable[Row], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_completion_length: int
+    rows: Iterable[Row],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_completion_length: int,
+    template_kwargs: dict[str, Any] | None = None,
 ) -> list[Prompt]:
-    """Prompts of rows for evaluation and chat: all of them, in order.
+    """Prompts of rows for evaluation and chat: all of them, in order, none dropped or cut.
+
+    Args:
+        rows: rows with a column `prompt`.
+        model: the model that will read them.
+        tokenizer: its tokenizer.
+        max_completion_length: token limit of a completion, which needs its place in the model's context too.
+        template_kwargs: extra arguments of the chat template.
 
     Raises:
-        DataError: for a row that cannot become a prompt, or whose prompt leaves no room for the completion.
+        DataError: for a row that cannot become a prompt, whose prompt leaves no room for the completion, or that has
+            an id which the model does not know.
     """
-    room = max_prompt_tokens(model, max_completion_length)
-    return build_prompts(rows, tokenizer, PromptSettings(room=room))[0]
+    prompts, _ = build_prompts(rows, tokenizer, PromptSettings(template_kwargs=template_kwargs))
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(prompts, key=lambda prompt: len(prompt.ids))
+    if context is not None and len(longest.ids) + max_completion_length > context:
+        raise DataError(
+            f"the prompt of row {longest.row_index} has {len(longest.ids)} tokens and its completion may have "
+            f"{max_completion_length} more, but the model's context is {context}: lower the token limit of "
+            "completions (--max-new-tokens, or max_completion_length in a recipe), or shorten the prompt"
+        )
+    check_token_ids(prompts, model)
+    return prompts
 
 
 def check_token_ids(prompts: Sequence[Prompt], model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from dunwu.core.records import Grade, Message, Row
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import answer_in_tags, has_format, think_answer_format, think_answer_format_prefilled
 from dunwu.tasks.countdown_solver import OPERATIONS, chains, solve
+from dunwu.tasks.countdown_traces import summarise
 from dunwu.tasks.read_rows import need_columns, read_table
 
 __all__ = ["PREFILL", "PROMPT", "Countdown", "Split", "draw_puzzle", "split_of"]
@@ -144,6 +145,11 @@ class Countdown:
         formatted = has_format(text, ("think", "answer"), prefilled=self.prefill is not None)
         anywhere = right or any(solves(found, nums, target) for found in set(_EXPRESSION.findall(text)))
         return Grade(strict=right and formatted, lenient=anywhere, formatted=formatted)
+
+    def summary_metrics(self, completions: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+        """How sound the thoughts are: trials a completion, shares of right arithmetic, right verdicts and repeats."""
+        found = asdict(summarise(completions, [int(row["target"]) for row in rows]))
+        return {name: float(value) for name, value in found.items() if value is not None and name != "completions"}
 
 
 def split_of(nums: Sequence[int]) -> Split:
