@@ -35,8 +35,8 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
     [
         ("number_match", "did you mean 'number_matches'"),
         ("dunwu.rewards.tutorials:reward_lenn", "did you mean 'reward_len'"),
-        ("dunwu.nowhere:f", "No module 'dunwu.nowhere'"),
-        ("nowhere/mine.py:f", "No file"),
+        ("dunwu.nowhere:f", "there is no module 'dunwu.nowhere' for a reward"),
+        ("nowhere/mine.py:f", "there is no file 'nowhere/mine.py' for a reward"),
     ],
 )
 def test_a_name_that_is_not_there_is_answered_in_words(name: str, words: str) -> None:
