@@ -367,7 +367,7 @@ def test_a_judge_that_is_down_all_the_time_ends_the_run_even_with_skip() -> None
     runner = RewardRunner([length, down], on_error="skip", max_failed_batches=3)
     assert [scored(runner).values[0] for _ in range(2)] == [(1.0, None)] * 2
     with pytest.raises(
-        RewardError, match="'down' has failed on every row of 3 batches in a row.*port 8000"
+        RewardError, match=r"'down' has failed on every row of 3 batches in a row.*port 8000"
     ) as caught:
         scored(runner)
     assert isinstance(caught.value.__cause__, ConnectionError) and caught.value.failure.kind == "exception"

@@ -120,7 +120,7 @@ def test_async_functions_objects_and_names_can_be_sandboxed(checker: Any, tmp_pa
 
 
 def test_a_function_that_another_process_cannot_import_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="cannot be sent to another process .*write it into a module"):
+    with pytest.raises(ValueError, match=r"cannot be sent to another process .*write it into a module"):
         sandboxed(lambda completions: [])
 
     def of_main(completions: list[str]) -> list[float]:

@@ -110,6 +110,25 @@ def test_own_verdicts_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_answers_that_are_no_numbers_need_a_reward_of_your_own(tmp_path: Path) -> None:
+    source = tmp_path / "quiz.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"{n}?", "label": "ABC"[n % 3]}) + "\n" for n in range(9)))
+    task = Own(source=str(source), answer_column="label", held_out=0)
+    with pytest.raises(ValueError, match=r"no answer in column 'label' of .* is a number \('A', 'B', 'C' …\)"):
+        task.rows("train")
+
+    def same(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+        return [float(text == right) for text, right in zip(completions, answer, strict=True)]
+
+    own_reward = Own(source=str(source), answer_column="label", held_out=0, rewards=[same])
+    assert [row["answer"] for row in own_reward.rows("train")][:3] == ["A", "B", "C"]
+    with source.open("a") as more:
+        more.write('{"prompt": "10?", "label": "7"}\n')
+    again = tmp_path / "again.jsonl"
+    again.write_text(source.read_text())
+    assert len(Own(source=str(again), answer_column="label", held_out=0).rows("train")) == 10
+
+
 def test_a_missing_column_names_the_columns_that_exist_nearest_first(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match=r"no column 'questions'; it has 'question', .*Name the right column"):

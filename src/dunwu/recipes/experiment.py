@@ -24,13 +24,14 @@ from dunwu.core.records import Prompt
 from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
 from dunwu.recipes.evaluation import Evaluation, GradedCompletion, evaluate
 from dunwu.recipes.recipe import Recipe, make_config, make_task, make_trainer, prompt_rows
+from dunwu.rewards import thought
 from dunwu.rollout.prompts import PromptSettings, build_prompts
 from dunwu.rollout.training_prompts import max_prompt_tokens
 from dunwu.tasks.countdown_traces import summarise
 from dunwu.training.checkpoint import last_complete_checkpoint
 from dunwu.training.trainer import GRPOTrainer
 
-__all__ = ["ExperimentResult", "Run", "figures", "thought_of"]
+__all__ = ["ExperimentResult", "Run", "figures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,18 +172,16 @@ def figures(evaluation: Evaluation, tokenizer: Any) -> dict[str, float]:
         "sampled": named["sampled_strict"],
         "format": named["sampled_formatted"],
         "seconds": evaluation.seconds,
-        "thought_tokens": _mean_tokens([thought_of(answer.completion.text) for answer in answers], tokenizer),
+        "thought_tokens": _mean_tokens([_thought(answer.completion.text) for answer in answers], tokenizer),
         **_truth(answers),
         **named,
     }
 
 
-def thought_of(text: str) -> str:
-    """What stands before the closing tag of the thought, the opening tag taken off; all of it where none closes."""
-    for tag in ("think", "reasoning"):
-        if f"</{tag}>" in text:
-            return text.split(f"</{tag}>")[0].split(f"<{tag}>")[-1]
-    return text
+def _thought(text: str) -> str:
+    """The thought; all of the text where it does not end."""
+    found = thought(text, ("think", "reasoning"))
+    return text if found is None else found
 
 
 def _mean_tokens(texts: Sequence[str], tokenizer: Any) -> float:

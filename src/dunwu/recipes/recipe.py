@@ -15,7 +15,7 @@ What it is not: running one (`dunwu.recipes.experiment`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -150,17 +150,15 @@ def make_task(recipe: Recipe) -> Task:
     Raises:
         ValueError: for an unknown task, option or reward, or gold answers that do not score full marks.
     """
-    from dunwu.rewards import get_reward
-    from dunwu.tasks import get_task, validate
+    from dunwu.rewards import get_rewards
+    from dunwu.tasks import get_task, validate, with_rewards
 
     options = dict(recipe.task)
     task = get_task(options.pop("name"), **options)
     if recipe.source != "auto":
         task = _found(task, recipe.source)
     if recipe.rewards is not None:
-        chosen = tuple(get_reward(name) for name in recipe.rewards)
-        # Every built-in task is a dataclass with these two fields.
-        task = replace(cast(Any, task), rewards=chosen, max_reward=recipe.max_reward)
+        task = with_rewards(task, get_rewards(recipe.rewards), recipe.max_reward)
     if not task.rewards:
         raise ValueError(f"task {task.name!r} brings no reward of its own here; list some under rewards:")
     if task.max_reward is not None:
@@ -174,7 +172,8 @@ def _found(task: Task, source: str) -> Task:
 
     places = {name: getattr(task, name, None) for name in ("source", "test_source")}
     found = {name: locate(at, kind="dataset", source=source) for name, at in places.items() if isinstance(at, str)}
-    return cast("Task", replace(cast(Any, task), **found)) if found else task  # every built-in task is a dataclass
+    # Every built-in task is a dataclass; one from elsewhere that is none finds its data by itself.
+    return cast("Task", replace(cast(Any, task), **found)) if found and is_dataclass(task) else task
 
 
 def prompt_rows(task: Task, rows: Sequence[Row]) -> list[Row]:

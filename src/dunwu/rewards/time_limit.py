@@ -2,8 +2,8 @@
 
 Python cannot kill a thread, and some of what rewards use (`signal.alarm`, and math-verify, which is built on it)
 works in the main thread only. So the function runs where it is called, and a watchdog interrupts it: in the main
-thread by a signal, which also ends a sleep, a read or a long regular expression; in other threads, and on Windows, by an
-asynchronous exception, which waits until the next line of Python.
+thread by a signal, which also ends a sleep, a read or a long regular expression; in other threads, and on Windows, by
+an asynchronous exception, which waits until the next line of Python.
 
 Code in C that neither returns nor looks for signals cannot be interrupted: the watchdog says so once a limit, and may
 end the process after `LIMITS_BEFORE_EXIT` of them. Where such code keeps the interpreter's lock as well, the watchdog
@@ -100,9 +100,9 @@ class _SignalInterrupter(_Interrupter):
     """For the main thread. It raises only while the call's own frame is on the stack, so nothing can come late.
 
     SIGURG wakes the thread out of system calls; it is ignored by default, so one that arrives after the handler has
-    gone does no harm, and programs rarely use it (a handler of theirs is called as before). While a regular expression
-    keeps the interpreter's lock, the watchdog cannot send anything: then a timer of processor time sends SIGVTALRM.
-    `signal.alarm`, which is the user's, is not touched.
+    gone does no harm, and programs rarely use it (a handler of theirs is called as before). While a regular
+    expression keeps the interpreter's lock, the watchdog cannot send anything: then a timer of processor time sends
+    SIGVTALRM. `signal.alarm`, which is the user's, is not touched.
     """
 
     def __init__(self, seconds: float) -> None:
