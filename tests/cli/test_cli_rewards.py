@@ -21,6 +21,6 @@ def test_a_reward_that_fails_is_shown_with_its_reason_beside_the_others(
     )
     assert main(["rewards", str(recipe), "--text", "<think>1</think><answer>2</answer>"]) == 0
     out = capsys.readouterr().out
-    assert "'broken' failed on row 0 (exception): KeyError: 'no such column'" in out
+    assert "broken: exception: KeyError: 'no such column'" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["broken", "–"] in lines and ["think_answer_format", "1"] in lines and ["sum", "1"] in lines

@@ -174,6 +174,13 @@ def test_a_skipped_problem_is_none_counted_and_reported(
     assert runner.failure_counts == {(runner.names[1], kind): 2}
 
 
+def test_a_completion_of_messages_is_quoted_by_its_text() -> None:
+    runner = RewardRunner(lambda completions: [math.nan])
+    for completion, said in (([{"role": "assistant", "content": "four"}], "begins 'four'"), ([], r"begins '\[\]'")):
+        with pytest.raises(RewardError, match=said):
+            runner.score(prompts=[[]], completions=[completion], completion_ids=[[1]], columns={})
+
+
 def test_the_exception_itself_is_chained() -> None:
     with pytest.raises(RewardError) as caught:
         scored(RewardRunner(failing_on("ccc", raise_error)))

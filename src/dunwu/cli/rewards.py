@@ -81,7 +81,7 @@ def _text(task: Task, row: Row, args: argparse.Namespace) -> str:
 def _scores(task: Task, weights: Sequence[float] | None, prompt: str | list[Message], text: str, columns: Row) -> str:
     from dunwu.rewards import RewardRunner
 
-    runner = RewardRunner(list(task.rewards), weights=weights, on_error="skip")  # it logs what fails
+    runner = RewardRunner(list(task.rewards), weights=weights, on_error="skip")
     completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
     scores = runner.score(
         prompts=[prompt],
@@ -94,5 +94,6 @@ def _scores(task: Task, weights: Sequence[float] | None, prompt: str | list[Mess
         f"{name:{wide}}  {'–' if value is None else f'{value:g}'}"
         for name, value in zip(scores.names, scores.values[0], strict=True)
     ]
+    lines += [f"{failure.function}: {failure.kind}: {failure.detail}" for failure in scores.failures]
     total = runner.total(scores)[0]
     return "\n".join([*lines, f"{'sum':{wide}}  {'–' if total is None else f'{total:g}'}"])

@@ -29,7 +29,10 @@ __all__ = [
     "think_answer_tags_prefilled",
 ]
 
-Completions: TypeAlias = Sequence[str | Sequence[Mapping[str, str]]]
+Completion: TypeAlias = str | Sequence[Mapping[str, str]]
+"""One completion: text, or a list of messages."""
+
+Completions: TypeAlias = Sequence[Completion]
 """What a reward function is given: one text, or one list of messages, a row."""
 
 REASONING_ANSWER = ("reasoning", "answer")
@@ -39,7 +42,7 @@ _TAIL = 100_000
 """Characters from the end in which an answer is looked for, so that a text of any length is read quickly."""
 
 
-def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+def completion_text(completion: Completion) -> str:
     """The text of a completion: itself, or the content of its first message.
 
     Raises:

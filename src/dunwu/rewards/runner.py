@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import RewardScores
-from dunwu.errors import ConfigError, RewardError, RewardFailure, RewardFailureKind
+from dunwu.errors import ConfigError, DataError, RewardError, RewardFailure, RewardFailureKind
 from dunwu.rewards.calling import BoundReward, Rows, call_async_together, call_with_timeout
+from dunwu.rewards.formats import Completion, completion_text
 from dunwu.rewards.time_limit import TimeLimit
 
 __all__ = ["RewardRunner", "combine"]
@@ -281,9 +282,11 @@ def _sentence(failure: RewardFailure, call: _Call) -> str:
     if failure.row is None:
         return f"{head} on the whole batch ({failure.kind}): {failure.detail}."
     completion = call.rows["completions"][failure.row]
-    beginning = completion if isinstance(completion, str) else str(completion)
-    where = f"on row {failure.row} ({failure.kind})"
-    return f"{head} {where}: {failure.detail}. That completion begins {beginning[:80]!r}."
+    try:
+        text = completion_text(cast("Completion", completion))
+    except DataError:
+        text = str(completion)
+    return f"{head} on row {failure.row} ({failure.kind}): {failure.detail}. That completion begins {text[:80]!r}."
 
 
 def _not_tried(name: str, row: int, timeout: float | None) -> RewardFailure:
