@@ -16,8 +16,8 @@ All are `ValueError`s too, so `except ValueError` catches them. A missing option
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 __all__ = [
     "CheckpointError",
@@ -31,6 +31,7 @@ __all__ = [
     "OutOfMemoryError",
     "RewardError",
     "RewardFailure",
+    "RewardFailureKind",
 ]
 
 
@@ -66,9 +67,13 @@ class CheckpointError(DunwuError):
     """A checkpoint cannot be written, found or resumed from."""
 
 
+RewardFailureKind: TypeAlias = Literal["length", "nan", "exception", "timeout", "type"]
+"""What can be wrong with a reward function's answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardFailure:
-    """Something a reward function did wrong on one row.
+    """Why a reward function's call, or one row of it, has no score.
 
     Example: `RewardFailure(function="equation", row=3, kind="exception",
     detail="ZeroDivisionError: division by zero")`
@@ -78,10 +83,12 @@ class RewardFailure:
     """Name of the reward function."""
     row: int | None
     """Index in the call's batch, None where the whole call is meant."""
-    kind: Literal["length", "nan", "exception", "timeout", "type"]
+    kind: RewardFailureKind
     """What went wrong."""
     detail: str
     """The exception's text, the length that was returned, …"""
+    cause: Exception | None = field(default=None, compare=False, repr=False)
+    """The exception itself, to be chained; left out of what `RewardRunner.score` returns, for it may not pickle."""
 
 
 class RewardError(DunwuError):

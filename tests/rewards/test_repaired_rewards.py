@@ -209,8 +209,8 @@ def test_countdown_refuses_a_target_that_is_text() -> None:
 
 
 def test_the_value_of_an_expression_is_exact() -> None:
-    assert countdown.evaluate("1/3+1/6") == Fraction(1, 2)
-    assert countdown.evaluate("1/0") is None
+    assert countdown.evaluate_expression("1/3+1/6") == Fraction(1, 2)
+    assert countdown.evaluate_expression("1/0") is None
 
 
 MANY_LINES = "<reasoning>\na\nb\n</reasoning>\n<answer>\n72\n</answer>\n"

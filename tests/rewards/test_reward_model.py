@@ -91,5 +91,5 @@ def test_a_model_with_two_labels_is_refused_in_words(tokenizer: PreTrainedTokeni
 
 
 def test_a_model_without_a_name_needs_a_tokenizer() -> None:
-    with pytest.raises(ValueError, match="Pass tokenizer"):
+    with pytest.raises(ValueError, match="pass tokenizer"):
         RewardModel(made_model())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import functools
 import math
 import threading
@@ -13,6 +14,7 @@ import numpy
 import pytest
 import torch
 
+from dunwu.config import GRPOConfig
 from dunwu.core.records import RewardScores
 from dunwu.errors import RewardFailure
 from dunwu.rewards import RewardError, RewardRunner, combine
@@ -53,7 +55,7 @@ def raise_error() -> float:
 
 
 def hang() -> float:
-    time.sleep(5)  # a daemon thread: the test does not wait for it
+    time.sleep(30)
     return 0.0
 
 
@@ -172,6 +174,13 @@ def test_a_skipped_problem_is_none_counted_and_reported(
     assert runner.failure_counts == {(runner.names[1], kind): 2}
 
 
+def test_a_completion_of_messages_is_quoted_by_its_text() -> None:
+    runner = RewardRunner(lambda completions: [math.nan])
+    for completion, said in (([{"role": "assistant", "content": "four"}], "begins 'four'"), ([], r"begins '\[\]'")):
+        with pytest.raises(RewardError, match=said):
+            runner.score(prompts=[[]], completions=[completion], completion_ids=[[1]], columns={})
+
+
 def test_the_exception_itself_is_chained() -> None:
     with pytest.raises(RewardError) as caught:
         scored(RewardRunner(failing_on("ccc", raise_error)))
@@ -270,20 +279,141 @@ def test_one_function_cannot_spoil_anothers_arguments() -> None:
     assert scored(RewardRunner([greedy, length])).values[3] == (4.0, 4.0)
 
 
-def test_no_completions_are_no_scores_and_no_call() -> None:
-    assert scored(RewardRunner(lambda **given: 1 / 0), []).values == ()
+def test_a_reward_that_changes_its_arguments_changes_neither_the_rows_nor_its_siblings() -> None:
+    row = {"nums": [3, 14, 17], "meta": {"tags": ["a"]}, "prompt": [{"role": "user", "content": "3 14 17"}]}
+    seen = list[Any]()
+
+    def destructive(
+        completions: list[str],
+        prompts: list[Any],
+        nums: list[list[int]],
+        meta: list[Any],
+        completion_ids: list[list[int]],
+    ) -> list[float]:
+        for left, facts, prompt, ids in zip(nums, meta, prompts, completion_ids, strict=True):
+            seen.append((list(left), list(facts["tags"]), prompt[0]["content"], list(ids)))
+            left.remove(14)
+            facts["tags"].append("b")
+            prompt[0]["content"] = ""
+            ids.clear()
+        return [1.0 for _ in completions]
+
+    group = 2
+    columns = {name: [value] * group for name, value in row.items()}
+    for _ in range(2):
+        RewardRunner([destructive, destructive]).score(
+            prompts=[row["prompt"]] * group,
+            completions=["a"] * group,
+            completion_ids=[[1, 2]] * group,
+            columns=columns,
+        )
+    assert seen == [([3, 14, 17], ["a"], "3 14 17", [1, 2])] * 8
+    assert row == {"nums": [3, 14, 17], "meta": {"tags": ["a"]}, "prompt": [{"role": "user", "content": "3 14 17"}]}
 
 
-def test_without_a_timeout_a_sync_function_runs_in_the_calling_thread() -> None:
+def test_an_argument_that_cannot_be_copied_is_handed_out_as_it_is() -> None:
+    lock = threading.Lock()
+    scores = scored(RewardRunner(lambda completions, lock: [float(one is lock[0]) for one in lock]), lock=[lock] * 4)
+    assert scores.values == ((1.0,),) * 4
+
+
+def test_no_completions_are_no_scores_no_call_and_no_missing_column() -> None:
+    def needs(completions: list[str], answer: list[str]) -> list[float]:
+        raise AssertionError("not to be called")
+
+    runner = RewardRunner(needs)
+    assert runner.score(prompts=[], completions=[], completion_ids=[], columns={}).values == ()
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_sync_function_runs_in_the_calling_thread(timeout: float | None) -> None:
     threads = list[threading.Thread]()
 
     def where(completions: list[str]) -> list[float]:
         threads.append(threading.current_thread())
         return length(completions)
 
-    scored(RewardRunner(where, timeout=None))
+    scored(RewardRunner(where, timeout=timeout))
     assert threads == [threading.current_thread()]
-    assert scored(RewardRunner(length_later, timeout=None)).values[0] == (1.0,)
+    assert scored(RewardRunner(length_later, timeout=timeout)).values[0] == (1.0,)
+
+
+def test_a_sync_function_runs_in_the_calling_thread_inside_a_running_loop_too() -> None:
+    async def notebook() -> RewardScores:
+        return scored(
+            RewardRunner(lambda completions: [float(threading.current_thread() is main)] * len(completions))
+        )
+
+    main = threading.current_thread()
+    assert asyncio.run(notebook()).values == ((1.0,),) * 4
+
+
+def test_an_error_names_the_options_that_exist() -> None:
+    with pytest.raises(RewardError, match=r'set on_reward_error="skip" \(RewardRunner: on_error\)'):
+        scored(RewardRunner(failing_on("a", raise_error)))
+    with pytest.raises(RewardError, match=r"raise reward_timeout \(RewardRunner: timeout\).*sandboxed"):
+        scored(RewardRunner(failing_on("a", hang), timeout=0.1))
+    known = {option.name for option in dataclasses.fields(GRPOConfig)}
+    assert {"on_reward_error", "reward_timeout"} <= known
+
+
+def test_the_first_failure_of_each_kind_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    runner = RewardRunner([length, failing_on("ccc", raise_error)], on_error="skip")
+    for _ in range(3):
+        scored(runner)
+    (message,) = caplog.messages
+    assert "'picky' failed on row 2 (exception): KeyError: 'no such thing'" in message
+    assert runner.failure_counts == {("picky", "exception"): 3}
+
+
+def down(completions: list[str], **columns: Any) -> list[float]:
+    raise ConnectionError("nobody answers at port 8000")
+
+
+def test_a_judge_that_is_down_all_the_time_ends_the_run_even_with_skip() -> None:
+    runner = RewardRunner([length, down], on_error="skip", max_failed_batches=3)
+    assert [scored(runner).values[0] for _ in range(2)] == [(1.0, None)] * 2
+    with pytest.raises(
+        RewardError, match=r"'down' has failed on every row of 3 batches in a row.*port 8000"
+    ) as caught:
+        scored(runner)
+    assert isinstance(caught.value.__cause__, ConnectionError) and caught.value.failure.kind == "exception"
+    assert RewardRunner(down).max_failed_batches == 10
+
+
+def test_batches_with_one_good_row_and_no_limit_go_on() -> None:
+    half = RewardRunner(failing_on("ccc", raise_error), on_error="skip", max_failed_batches=1)
+    never = RewardRunner(down, on_error="skip", max_failed_batches=None)
+    for _ in range(12):
+        assert scored(half).values[0] == (1.0,)
+        assert scored(never).values[0] == (None,)
+    with pytest.raises(ValueError, match="max_failed_batches must be 1 or more"):
+        RewardRunner(down, max_failed_batches=0)
+
+
+def test_a_failed_batch_counts_only_in_a_row() -> None:
+    runner = RewardRunner(failing_on("bad", raise_error), on_error="skip", max_failed_batches=2)
+    for texts in (["bad"], ["good"], ["bad"], ["good"]):
+        scored(runner, texts)
+    scored(runner, ["bad"])
+    with pytest.raises(RewardError, match="2 batches in a row"):
+        scored(runner, ["bad"])
+
+
+def test_a_batch_that_nothing_scored_is_warned_of_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    runner = RewardRunner(
+        [lambda completions: [None] * len(completions), lambda completions: [None] * len(completions)]
+    )
+    for _ in range(51):
+        scored(runner)
+    assert len(caplog.messages) == 2
+    assert (
+        "no reward function scored any of the 4 completions of this batch (<lambda>, <lambda>_2)"
+        in caplog.messages[0]
+    )
+    caplog.clear()
+    assert scored(RewardRunner([length, lambda completions: [None] * len(completions)])).values[0] == (1.0, None)
+    assert caplog.messages == []
 
 
 def test_the_timeout_costs_less_than_a_millisecond_a_call() -> None:
@@ -333,6 +463,7 @@ def test_wrong_options_are_refused_in_words() -> None:
         RewardRunner(length, timeout=0)
     with pytest.raises(ValueError, match='must be "raise" or "skip"'):
         RewardRunner(length, on_error="ignore")  # type: ignore[arg-type]
+    assert RewardRunner(length, timeout=math.inf).timeout is None
     with pytest.raises(ValueError, match="must be a function"):
         RewardRunner(["length"])  # type: ignore[list-item]
 

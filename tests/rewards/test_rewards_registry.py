@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dunwu import rewards
-from dunwu.rewards import tutorials
+from dunwu.rewards import formats, numbers, text, tutorials
 
 
 def test_built_in_rewards_are_found_by_name() -> None:
@@ -35,8 +35,8 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
     [
         ("number_match", "did you mean 'number_matches'"),
         ("dunwu.rewards.tutorials:reward_lenn", "did you mean 'reward_len'"),
-        ("dunwu.nowhere:f", "No module 'dunwu.nowhere'"),
-        ("nowhere/mine.py:f", "No file"),
+        ("dunwu.nowhere:f", "there is no module 'dunwu.nowhere' for a reward"),
+        ("nowhere/mine.py:f", "there is no file 'nowhere/mine.py' for a reward"),
     ],
 )
 def test_a_name_that_is_not_there_is_answered_in_words(name: str, words: str) -> None:
@@ -51,7 +51,28 @@ def test_a_module_that_misses_a_package_says_which(tmp_path: Path) -> None:
         rewards.get_reward(f"{file}:f")
 
 
-def test_everything_in_all_exists_and_importing_is_cheap() -> None:
-    assert sorted(rewards.__all__) == rewards.__all__ and all(hasattr(rewards, name) for name in rewards.__all__)
-    check = "import sys, dunwu.rewards; sys.exit('transformers' in sys.modules)"
+def test_one_name_is_one_reward_and_not_its_letters() -> None:
+    assert rewards.get_rewards("think_answer_format") == (rewards.think_answer_format,)
+    assert rewards.get_rewards(["reward_len", "solves_it"][:1]) == (tutorials.reward_len,)
+    with pytest.raises(ValueError, match="given by its name here, got 5"):
+        rewards.get_rewards([5])  # type: ignore[list-item]
+
+
+def test_what_cannot_be_called_is_no_reward() -> None:
+    with pytest.raises(ValueError, match="is tuple and no function"):
+        rewards.get_reward("dunwu.rewards.formats:THINK_ANSWER")
+
+
+def test_every_reward_and_reader_can_be_imported_from_the_package() -> None:
+    for name in (*rewards.BUILT_IN, *formats.__all__, *numbers.__all__, *text.__all__, *rewards.__all__):
+        assert getattr(rewards, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'number_match'"):
+        rewards.number_match  # type: ignore[attr-defined]  # noqa: B018
+    assert sorted(rewards.__all__) == rewards.__all__
+
+
+def test_importing_the_package_and_its_readers_is_cheap() -> None:
+    check = "import sys; from dunwu.rewards import solves, sandboxed; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+    check = "import sys; from dunwu.rewards import RewardRunner; sys.exit('transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

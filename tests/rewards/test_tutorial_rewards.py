@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import os
+import random
 import re
 import time
 from pathlib import Path
@@ -139,6 +140,52 @@ def test_a_hostile_equation_is_worth_nothing_and_takes_no_time(equation: str) ->
     start = time.perf_counter()
     assert called("equation_reward_func", f"<answer>{equation}</answer>", target=1, nums=nums) == 0.0
     assert time.perf_counter() - start < 1.0
+
+
+SOFT = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>")
+THINK_ANSWER = re.compile(r"^<think>.*?</think><answer>.*?</answer>$")
+PIECES = {
+    "soft_format_reward_func": [
+        "<reasoning>",
+        "</reasoning>",
+        "<answer>",
+        "</answer>",
+        "\n",
+        " ",
+        "\u2028",
+        "a",
+        "<",
+    ],
+    "think_answer_format_reward": ["<think>", "</think>", "<answer>", "</answer>", "</think><answer>", "\n", "a"],
+}
+
+
+@pytest.mark.parametrize(("name", "pattern"), list(zip(PIECES, (SOFT, THINK_ANSWER), strict=True)))
+def test_a_linear_format_reward_agrees_with_the_tutorials_pattern(name: str, pattern: re.Pattern[str]) -> None:
+    dice, found = random.Random(0), 0
+    for _ in range(60_000):
+        text = PIECES[name][0] * dice.choice((0, 1, 1, 1)) + "".join(dice.choices(PIECES[name], k=dice.randint(0, 9)))
+        text += dice.choice(("", "</answer>", "</answer>\n"))
+        matched = pattern.match(text) is not None
+        assert (called(name, text) > 0) is matched, text
+        found += matched
+    assert found > 1000, "too few of the texts have the format"
+
+
+@pytest.mark.parametrize(
+    ("name", "hostile"),
+    [
+        ("soft_format_reward_func", "<reasoning>" + "</reasoning><answer>" * 50_000),
+        ("soft_format_reward_func", "<reasoning>" + "</reasoning> " * 50_000),
+        ("soft_format_reward_func", "<reasoning>" + "</reasoning>" + " " * 500_000 + "\n" * 500_000),
+        ("think_answer_format_reward", "<think>" + "</think><answer>" * 60_000),
+        ("think_answer_format_reward", "<think>" * 100_000 + "</answer>"),
+    ],
+)
+def test_a_format_reward_takes_linear_time(name: str, hostile: str) -> None:
+    start = time.perf_counter()
+    assert called(name, hostile) == 0.0
+    assert time.perf_counter() - start < 0.5
 
 
 def test_messages_are_worth_the_same_as_their_text() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dunwu.rewards.countdown import evaluate, solves
+from dunwu.rewards.countdown import evaluate_expression, solves
 from dunwu.tasks.countdown_solver import chains, solve
 
 
@@ -38,7 +38,7 @@ def test_every_step_is_exact_arithmetic_with_the_larger_number_first() -> None:
     for way in chains((3, 14, 17)):
         for step in way.steps:
             left, result = step.split("=")
-            assert evaluate(left) == int(result)
+            assert evaluate_expression(left) == int(result)
         assert len(set(ways := [w.steps for w in chains((3, 14, 17))])) == len(ways)
     assert chains((3, 14, 17))[0].steps == ("17+14=31", "31+3=34")
 

@@ -167,3 +167,22 @@ def test_hub_rows_without_the_columns_name_the_ones_there_are(tmp_path: Path) ->
 def test_impossible_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         get_task("countdown", **options)
+
+
+def test_a_long_search_for_puzzles_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="dunwu"):
+        Countdown(train_rows=20, seed=71).rows("train")
+        assert caplog.messages == [], "a short search says nothing"
+        monkeypatch.setattr("dunwu.tasks.countdown._REPORT_SECONDS", 0.0)
+        Countdown(train_rows=20, seed=72).rows("train")
+    assert caplog.messages[0].startswith("Countdown: drawing puzzles for train, 0 of 20")
+    assert caplog.messages[-1].startswith("Countdown: drawing puzzles for train, 19 of 20 (about 0 minutes left")
+
+
+def test_rows_that_are_no_puzzles_are_shown(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('nums,target\n"[3, 14, 17]",51\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has nums='\[3, 14, 17\]' and target='51'; nums must be a list"):
+        Countdown(source=str(file)).rows("train")

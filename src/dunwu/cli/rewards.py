@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from dunwu.errors import ConfigError
 from dunwu.recipes.recipe import built_in_recipes, load_recipe
+
+if TYPE_CHECKING:
+    from dunwu.core.protocols import Task
+    from dunwu.core.records import Message, Row
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
 
@@ -26,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Print what each reward gives, and what the task's judge says."""
+    """Print what each reward gives, and how the task grades the text."""
     from dunwu.recipes.wiring import make_task
 
     recipe = load_recipe(args.recipe, overrides)
@@ -39,43 +44,41 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     print(f"row {args.row}: {', '.join(f'{name}={value!r:.60}' for name, value in columns.items())}")
     print(f"text: {text!r}\n")
     print(_scores(task, recipe.train.get("reward_weights"), prompt, text, columns))
-    verdict = task.grade(row, text)
-    said = ", ".join(
-        f"{name} {'yes' if getattr(verdict, name) else 'no'}" for name in ("strict", "lenient", "formatted")
-    )
-    print(f"the task's own judge: {said}")
+    grade = task.grade(row, text)
+    parts = {"strict": grade.strict, "lenient": grade.lenient, "formatted": grade.formatted}
+    print("the task's own grade: " + ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in parts.items()))
     return 0
 
 
-def _row(task: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _row(task: Task, args: argparse.Namespace) -> Row:
     from dunwu.recipes.yaml_values import parse_value
 
     rows = task.rows("train")
     if not 0 <= args.row < len(rows):
-        raise ValueError(f"--row {args.row} is not there; the training split has rows 0 to {len(rows) - 1}")
+        raise ConfigError(f"--row {args.row} is not there; the training split has rows 0 to {len(rows) - 1}")
     row = dict(rows[args.row])
     for given in args.set:
         name, found, value = given.partition("=")
         if not found:
-            raise ValueError(f"--set {given!r} must read COLUMN=VALUE, for example --set target=24")
+            raise ConfigError(f"--set {given!r} must read COLUMN=VALUE, for example --set target=24")
         # A gold answer such as "72" is text in the data; it must stay text for the rewards to compare.
         row[name] = value if isinstance(row.get(name), str) else parse_value(value)
     return row
 
 
-def _text(task: Any, row: Mapping[str, Any], args: argparse.Namespace) -> str:
+def _text(task: Task, row: Row, args: argparse.Namespace) -> str:
     if args.gold:
         gold = task.gold_completion(row)
         if gold is None:
-            raise ValueError(f"row {args.row} has no gold answer that can be written down; give --text")
-        return str(gold)
+            raise ConfigError(f"row {args.row} has no gold answer that can be written down; give --text")
+        return gold
     if args.text is None:
-        raise ValueError("there is no text to score; give --text '...' (or --text - for standard input), or --gold")
+        raise ConfigError("there is no text to score; give --text '...' (or --text - for standard input), or --gold")
     # A shell passes \n as two characters; rewards about lines would all fail on it.
-    return sys.stdin.read() if args.text == "-" else args.text.replace("\\n", "\n")
+    return sys.stdin.read() if args.text == "-" else str(args.text).replace("\\n", "\n")
 
 
-def _scores(task: Any, weights: Any, prompt: Any, text: str, columns: Mapping[str, Any]) -> str:
+def _scores(task: Task, weights: Sequence[float] | None, prompt: str | list[Message], text: str, columns: Row) -> str:
     from dunwu.rewards import RewardRunner
 
     runner = RewardRunner(list(task.rewards), weights=weights, on_error="skip")
@@ -91,6 +94,6 @@ def _scores(task: Any, weights: Any, prompt: Any, text: str, columns: Mapping[st
         f"{name:{wide}}  {'–' if value is None else f'{value:g}'}"
         for name, value in zip(scores.names, scores.values[0], strict=True)
     ]
-    lines += [f"{p.function}: {p.kind}: {p.detail}" for p in scores.failures]
+    lines += [f"{failure.function}: {failure.kind}: {failure.detail}" for failure in scores.failures]
     total = runner.total(scores)[0]
     return "\n".join([*lines, f"{'sum':{wide}}  {'–' if total is None else f'{total:g}'}"])

@@ -25,6 +25,7 @@ from dunwu.recipes.evaluation import Evaluation, evaluate
 from dunwu.recipes.options import Options
 from dunwu.recipes.recipe import Recipe, prompt_rows, recipe_as_yaml
 from dunwu.recipes.wiring import make_config, make_observers, make_task, make_trainer
+from dunwu.rewards import thought
 from dunwu.rollout.training_prompts import prompts_for_model
 from dunwu.training.checkpoint import last_complete_checkpoint
 
@@ -188,11 +189,9 @@ def summary_metrics(evaluation: Evaluation, task: Task, tokenizer: PreTrainedTok
 
 
 def _thought(text: str) -> str:
-    """What stands before the closing tag of the thought, the opening tag taken off; all of it where none closes."""
-    for tag in ("think", "reasoning"):
-        if f"</{tag}>" in text:
-            return text.split(f"</{tag}>")[0].split(f"<{tag}>")[-1]
-    return text
+    """The thought; all of the text where it does not end."""
+    found = thought(text, ("think", "reasoning"))
+    return text if found is None else found
 
 
 def _mean_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> float:

@@ -19,7 +19,13 @@ Options: TypeAlias = dict[str, Any]
 Hint: TypeAlias = object
 """A type annotation: a class, a union, `list[float]`, `Literal["a", "b"]`, …; they have no common type."""
 
-_PLAIN: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_PLAIN: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
 _LISTS = (list, Sequence)
 _MAPPINGS = (dict, Mapping)
 _MANY: dict[object, str] = {int: "whole numbers", float: "numbers", str: "texts"}

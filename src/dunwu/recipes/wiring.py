@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from dunwu._utils.objects import import_object, instantiate, is_object_name
 from dunwu._utils.suggest import did_you_mean
-from dunwu.core.protocols import Environment, Observer, RewardFunction, Task
+from dunwu.core.protocols import Environment, Observer, Task
 from dunwu.errors import ConfigError
 from dunwu.recipes.options import Options, checked_options
 from dunwu.recipes.recipe import Recipe, prompt_rows
@@ -84,13 +82,12 @@ def make_task(recipe: Recipe, *, for_training: bool = True) -> Task:
     Raises:
         ConfigError: for an unknown task, option or reward, no rewards, or gold answers that do not score full marks.
     """
-    from dunwu.rewards import get_reward
-    from dunwu.tasks import validate
+    from dunwu.rewards import get_rewards
+    from dunwu.tasks import validate, with_rewards
 
     task = _task_with_data(recipe)
     if recipe.rewards is not None:
-        rewards = tuple(get_reward(name) for name in recipe.rewards)
-        task = cast(Task, _WithRewards(task=task, rewards=rewards, max_reward=recipe.max_reward))
+        task = with_rewards(task, get_rewards(recipe.rewards), recipe.max_reward)
     if not for_training:
         return task
     if not task.rewards:
@@ -120,37 +117,9 @@ def _task_with_data(recipe: Recipe) -> Task:
 def _get_task(name: str, options: Options) -> Task:
     from dunwu.tasks import TASKS, get_task
 
-    if is_object_name(name):
-        made = instantiate(import_object(name, what="a task"), options, what=f"task {name!r}", is_made=_is_task)
-        if not _is_task(made):
-            missing = [member for member in _TASK_MEMBERS if not hasattr(made, member)]
-            raise ConfigError(f"task {name!r} is no task: it has no {', '.join(missing)}")
-        return cast(Task, made)
     if name in TASKS:
-        options = checked_options(TASKS[name], options, where="task")
+        options = checked_options(cast(type, TASKS[name]), options, where="task")
     return get_task(name, **options)
-
-
-_TASK_MEMBERS = ("name", "rewards", "max_reward", "rows", "prompt", "gold_completion", "grade")
-
-
-def _is_task(found: object) -> bool:
-    return not isinstance(found, type) and all(hasattr(found, member) for member in _TASK_MEMBERS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WithRewards:
-    """A task with other rewards than its own; all else is the task's."""
-
-    task: Task
-    rewards: Sequence[RewardFunction]
-    max_reward: float | None
-
-    def __getattr__(self, name: str) -> object:
-        if name == "max_reward_of":  # the most that the task's own rewards can give
-            raise AttributeError(name)
-        found: object = getattr(self.task, name)
-        return found
 
 
 def model_source(model: str) -> str:

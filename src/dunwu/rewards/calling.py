@@ -1,58 +1,34 @@
-"""One call of one reward function: with the arguments it wants, in a thread that may be left behind.
-
-What it is: what `runner` needs to call sync and async functions under a time-out, also inside a running event loop
-(Jupyter). What it is not: an isolation from the function: a thread cannot be killed; see `runner`.
-"""
+"""One call of one reward function: with the arguments it takes, in the calling thread, under a time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 from dunwu.core.protocols import RewardFunction
+from dunwu.errors import ConfigError, RewardFailure
+from dunwu.rewards.time_limit import TimedOut, TimeLimit
 
-__all__ = ["Failure", "Plug", "attempt", "attempt_together"]
+__all__ = ["BoundReward", "call_async_together", "call_with_timeout"]
 
-Kind: TypeAlias = Literal["length", "nan", "exception", "timeout", "type"]
-Rows: TypeAlias = Mapping[str, Sequence[Any]]
+Rows: TypeAlias = Mapping[str, Sequence[object]]
+"""Argument name to one value a completion."""
 
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a call or a row has no value.
-
-    Example: `Failure("exception", "ZeroDivisionError: division by zero", 3, error)`
-    """
-
-    kind: Kind
-    """As in `RewardFailure`."""
-    detail: str
-    """The exception's text, what was returned, …"""
-    row: int | None = None
-    """Which row of the call, None for all of them."""
-    cause: Exception | None = None
-    """The exception itself, to be chained."""
-
-    def at(self, row: int) -> Failure:
-        """The same on a known row."""
-        return replace(self, row=row)
-
-    def but(self, words: str) -> Failure:
-        """The same with more to say."""
-        return replace(self, detail=self.detail + words)
+_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plug:
+class BoundReward:
     """A reward function and what there is to know about calling it.
 
-    Example: `Plug.of(reward_len, taken=[])` has the name `reward_len` and wants every column.
+    Example: `BoundReward.of(print, taken=["print"])` has the name `print_2`.
     """
 
     name: str
@@ -61,97 +37,116 @@ class Plug:
     """The function itself."""
     is_async: bool
     """Whether calling it gives a coroutine."""
-    wants: frozenset[str] | None
+    accepts: frozenset[str] | None
     """Arguments it takes; None for all."""
-    needs: frozenset[str]
-    """Arguments it cannot do without."""
+    requires: frozenset[str]
+    """Arguments without a default."""
 
     @classmethod
-    def of(cls, function: RewardFunction, taken: Sequence[str]) -> Plug:
-        """Look at `function`; raises `ValueError` where it cannot be called."""
+    def of(cls, function: RewardFunction, taken: Sequence[str]) -> BoundReward:
+        """Inspect `function`; `taken` are the names that others have already.
+
+        Raises:
+            ConfigError: where it cannot be called.
+        """
         if not callable(function):
-            raise ValueError(f"A reward must be a function or an object with __call__; got {function!r:.100}.")
+            raise ConfigError(f"a reward must be a function or an object with __call__, got {function!r:.100}")
         named = inner = function
         while isinstance(inner, functools.partial):
             inner = inner.func
             named = named if hasattr(named, "__name__") else inner  # a partial may have been given a name of its own
         base = str(getattr(named, "__name__", type(named).__name__))
-        wants, needs = _parameters(function)
-        asynchronous = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
-        return cls(name=_unique(base, taken), function=function, is_async=asynchronous, wants=wants, needs=needs)
+        accepts, requires = _parameters(function)
+        is_async = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
+        name = _unique(base, taken)
+        return cls(name=name, function=function, is_async=is_async, accepts=accepts, requires=requires)
 
-    def check(self, rows: Rows) -> None:
-        """Raise `ValueError` where an argument that the function needs is not there."""
-        missing = sorted(self.needs - rows.keys())
+    def check(self, columns: Mapping[str, object]) -> None:
+        """Raise `ConfigError` where an argument that the function requires is missing."""
+        missing = sorted(self.requires - columns.keys())
         if missing:
-            raise ValueError(
-                f"Reward function {self.name!r} needs {missing}; there are {sorted(rows)}. "
-                f"Give the dataset such a column, or the argument a default."
+            raise ConfigError(
+                f"reward function {self.name!r} needs {missing}; there are {sorted(columns)}. "
+                f"Give the dataset such a column, or the argument a default"
             )
 
-    def __call__(self, rows: Rows) -> Any:
-        """Call the function with what it takes; it gets lists of its own, so that none can spoil another's."""
-        return self.function(**{k: list(v) for k, v in rows.items() if self.wants is None or k in self.wants})
+    def __call__(self, rows: Rows) -> object:
+        """Call the function with copies of what it takes: it can change neither the dataset nor its siblings."""
+        accepted = {k: v for k, v in rows.items() if self.accepts is None or k in self.accepts}
+        return self.function(**{name: [_copied(value) for value in values] for name, values in accepted.items()})
 
 
-def attempt(plug: Plug, rows: Rows, seconds: float | None) -> Any:
-    """What the function returns, or a `Failure`."""
+def call_with_timeout(reward: BoundReward, rows: Rows, limit: TimeLimit, row: int | None = None) -> object:
+    """What the function returns, or a `RewardFailure`; `row` is the one that `rows` holds alone, for messages."""
 
-    def work() -> Any:
-        returned = plug(rows)
-        return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+    def work() -> object:
+        returned = reward(rows)
+        return _completed(returned) if inspect.isawaitable(returned) else returned
 
     try:
-        # An async function needs a thread in any case: this one may have an event loop already.
-        return work() if seconds is None and not plug.is_async else _in_thread(work, seconds)
-    except _LeftBehind:
-        return _timed_out(seconds)
+        return limit.run(work, _label(reward.name, row))
+    except TimedOut:
+        return _timed_out(reward, limit)
     except Exception as error:  # whatever a user's function raises is to be named with its row, not to pass for ours
-        return _raised(error)
+        return _raised(reward, error)
 
 
-def attempt_together(plugs: Sequence[Plug], rows: Rows, seconds: float | None) -> dict[str, Any]:
-    """What each async function returns, or a `Failure`, by name; all of them run at the same time in one event loop.
+def call_async_together(rewards: Sequence[BoundReward], rows: Rows, limit: TimeLimit) -> dict[str, object]:
+    """What each async function returns, or a `RewardFailure`, by name; all of them run at the same time in one loop.
 
-    One that blocks the loop (sync work inside `async def`) holds up the others: those left then run one by one.
+    One that blocks the loop (sync work inside `async def`) holds up the others: those left are called one by one.
     """
-    results = dict[str, Any]()
+    results = dict[str, object]()
 
-    async def one(plug: Plug) -> None:
-        results[plug.name] = await _attempt_async(plug, rows, seconds)
+    async def one(reward: BoundReward) -> None:
+        results[reward.name] = await _call_async(reward, rows, limit)
 
     async def everyone() -> None:
-        await asyncio.gather(*map(one, plugs))
+        await asyncio.gather(*map(one, rewards))
 
-    if plugs:
+    if rewards:
+        later = None if limit.seconds is None else 1.1 * limit.seconds + 0.1  # each has its own limit inside the loop
         try:
-            _in_thread(lambda: asyncio.run(everyone()), None if seconds is None else 1.1 * seconds + 0.1)
-        except _LeftBehind:
-            done = dict(results)  # the thread left behind may still write into the other one
-            return done | {p.name: attempt(p, rows, seconds) for p in plugs if p.name not in done}
+            names = ", ".join(_label(reward.name) for reward in rewards)
+            replace(limit, seconds=later).run(lambda: _completed(everyone()), names)
+        except TimedOut:
+            done = dict(results)  # a thread left behind may still write into the other one
+            return done | {r.name: call_with_timeout(r, rows, limit) for r in rewards if r.name not in done}
     return results
 
 
-async def _attempt_async(plug: Plug, rows: Rows, seconds: float | None) -> Any:
-    limit = asyncio.timeout(seconds)
+async def _call_async(reward: BoundReward, rows: Rows, limit: TimeLimit) -> object:
+    timeout = asyncio.timeout(limit.seconds)
     try:
-        async with limit:
-            return await plug(rows)
-    except Exception as error:  # as in `attempt`
-        return _timed_out(seconds) if limit.expired() else _raised(error)
+        async with timeout:
+            return await _awaited(reward(rows))
+    except Exception as error:  # as in `call_with_timeout`
+        return _timed_out(reward, limit) if timeout.expired() else _raised(reward, error)
 
 
-async def _awaited(awaitable: Any) -> Any:
+def _completed(awaitable: object) -> object:
+    """The result of a coroutine, in this thread, or in another one where this one runs an event loop (Jupyter)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run_loop(awaitable)
+    return _in_thread(lambda: _run_loop(awaitable))
+
+
+def _run_loop(awaitable: object) -> object:
+    # With a factory the runner leaves the thread's own event loop, which a sync reward may use, as it is.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(_awaited(awaitable))
+
+
+async def _awaited(awaitable: object) -> object:
+    assert isinstance(awaitable, Awaitable)
     return await awaitable
 
 
-class _LeftBehind(Exception):
-    """The thread did not end in time."""
-
-
-def _in_thread(work: Callable[[], Any], seconds: float | None) -> Any:
-    """`work()` in a daemon thread (one that does not keep the process alive), waited for so many seconds."""
-    returned, raised = list[Any](), list[BaseException]()
+def _in_thread(work: Callable[[], object]) -> object:
+    """`work()` in a daemon thread (one that does not keep the process alive), left behind where a limit passes."""
+    returned, raised = list[object](), list[BaseException]()
 
     def run() -> None:
         try:
@@ -162,20 +157,38 @@ def _in_thread(work: Callable[[], Any], seconds: float | None) -> Any:
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(run,), name="dunwu-reward", daemon=True)
     thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise _LeftBehind
+    while thread.is_alive():
+        thread.join(0.1)  # short, for an asynchronous exception comes through between two joins only
     if raised:
         raise raised[0]
     return returned[0]
 
 
-def _timed_out(seconds: float | None) -> Failure:
-    return Failure("timeout", f"no answer within {seconds:g} s" if seconds is not None else "no answer")
+def _label(name: str, row: int | None = None) -> str:
+    return repr(name) if row is None else f"{name!r} on row {row}"
 
 
-def _raised(error: Exception) -> Failure:
-    return Failure("exception", f"{type(error).__name__}: {error}", cause=error)
+def _timed_out(reward: BoundReward, limit: TimeLimit) -> RewardFailure:
+    return RewardFailure(
+        function=reward.name, row=None, kind="timeout", detail=f"no answer within {limit.seconds:g} s"
+    )
+
+
+def _raised(reward: BoundReward, error: Exception) -> RewardFailure:
+    detail = f"{type(error).__name__}: {error}"
+    return RewardFailure(function=reward.name, row=None, kind="exception", detail=detail, cause=error)
+
+
+def _copied(value: object) -> object:
+    """A copy that shares nothing that can be changed; what cannot be changed is not copied."""
+    if type(value) in _IMMUTABLE:
+        return value
+    if type(value) is list and {*map(type, value)} <= _IMMUTABLE:
+        return value.copy()
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # an open file, a lock: what cannot be copied is handed out as it is
+        return value
 
 
 def _unique(base: str, taken: Sequence[str]) -> str:
@@ -189,10 +202,10 @@ def _parameters(function: RewardFunction) -> tuple[frozenset[str] | None, frozen
     """(accepted names, None for all; names without a default)."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some callables written in C do not tell
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return None, frozenset()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    needs = frozenset(p.name for p in named if p.default is p.empty)
+    required = frozenset(p.name for p in named if p.default is p.empty)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None, needs
-    return frozenset(p.name for p in named), needs
+        return None, required
+    return frozenset(p.name for p in named), required

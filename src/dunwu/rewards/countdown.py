@@ -1,8 +1,8 @@
 """Countdown: does an expression use the given numbers, each once, and reach the target?
 
-What it is: a tokenizer and a two-stack evaluator over exact fractions, for `+ - − * × / ÷`, parentheses and plain
-integers. What it is not: Python: `**`, `//`, decimals, signs in front of a number, names and `2(3)` are no
-expressions here. It answers within 10 ms on any input of any length: too long is wrong.
+A tokenizer and a two-stack evaluator over exact fractions, for `+ - − * × / ÷`, parentheses and plain integers. It is
+not Python: `**`, `//`, decimals, signs in front of a number, names and `2(3)` are no expressions here. It answers
+within 10 ms on any input of any length: too long is wrong.
 
     >>> solves("(1 + 2) / 3", [1, 2, 3], 1)
     True
@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from numbers import Real
 
+from dunwu.errors import DataError
 from dunwu.rewards.formats import Completions, answer_in_tags, completion_text
 
-__all__ = ["equation_solves", "evaluate", "solves"]
+__all__ = ["equation_solves", "evaluate_expression", "solves"]
 
 MAX_CHARACTERS = 400
 """Longest expression that is read: 100 numbers of two digits with their signs and spaces."""
@@ -38,11 +39,12 @@ _APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
 def solves(expression: str, nums: Sequence[int], target: float) -> bool:
     """Whether `expression` uses every number of `nums` exactly once and nothing else, and equals `target` exactly.
 
-    Raises `ValueError` where `nums` or `target` are no numbers (a text "24" would never be equal to any value).
+    Raises:
+        DataError: where `nums` or `target` are no numbers (a text "24" would never be equal to any value).
     """
     if not all(isinstance(given, Real) for given in (*nums, target)):
-        raise ValueError(
-            f"nums and target must be numbers; got nums={nums!r:.100}, target={target!r:.50}. Convert them."
+        raise DataError(
+            f"nums and target must be numbers, got nums={nums!r:.99}, target={target!r:.50}; convert them"
         )
     tokens = _tokens(expression)
     if tokens is None or sorted(t for t in tokens if isinstance(t, int)) != sorted(nums):
@@ -51,7 +53,7 @@ def solves(expression: str, nums: Sequence[int], target: float) -> bool:
     return value is not None and value == target
 
 
-def evaluate(expression: str) -> Fraction | None:
+def evaluate_expression(expression: str) -> Fraction | None:
     """The exact value of `expression`; None where it is not one (or divides by zero)."""
     tokens = _tokens(expression)
     return None if tokens is None else _value(tokens)

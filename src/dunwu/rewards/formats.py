@@ -1,7 +1,7 @@
-"""Tags in completions: reading what stands between them, and rewards for having them.
+"""Tags in completions: what stands between them, and rewards for having them.
 
-What it is: the small readers that every reward shares (`completion_text`, `answer_in_tags`) and format rewards that
-repair the tutorials' ones. What it is not: a judge of the answer itself; see `numbers`, `countdown` and `text`.
+The readers that all rewards share (`completion_text`, `answer_in_tags`), and repaired versions of the tutorials'
+format rewards. Answers themselves are checked in `numbers`, `countdown` and `text`.
 
     >>> think_answer_format(completions=["<think>2+2\\n= 4</think>\\n<answer>4</answer>"])
     [1.0]
@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
+
+from dunwu.errors import DataError
 
 __all__ = [
     "Completions",
@@ -27,20 +29,24 @@ __all__ = [
     "think_answer_tags_prefilled",
 ]
 
-Completions: TypeAlias = Sequence[str | Sequence[Mapping[str, str]]]
+Completion: TypeAlias = str | Sequence[Mapping[str, str]]
+"""One completion: text, or a list of messages."""
+
+Completions: TypeAlias = Sequence[Completion]
 """What a reward function is given: one text, or one list of messages, a row."""
 
 REASONING_ANSWER = ("reasoning", "answer")
 THINK_ANSWER = ("think", "answer")
 
 _TAIL = 100_000
-"""Characters from the end in which an answer is looked for, so that a text of any length is read in no time."""
+"""Characters from the end in which an answer is looked for, so that a text of any length is read quickly."""
 
 
-def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+def completion_text(completion: Completion) -> str:
     """The text of a completion: itself, or the content of its first message.
 
-    Raises `ValueError` where it is neither.
+    Raises:
+        DataError: where it is neither.
     """
     if isinstance(completion, str):
         return completion
@@ -49,9 +55,9 @@ def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
     except (IndexError, KeyError, TypeError):
         content = None
     if not isinstance(content, str):
-        raise ValueError(
-            f"A completion must be text or a list of messages like [{{'role': 'assistant', 'content': '…'}}]; "
-            f"got {completion!r:.200}. Pass the text that the model wrote."
+        raise DataError(
+            f"a completion must be text or a list of messages like [{{'role': 'assistant', 'content': '…'}}]; "
+            f"got {completion!r:.200}. Pass the text that the model wrote"
         )
     return content
 

@@ -1,7 +1,7 @@
-"""Numbers compared as numbers, and the rewards and judgements that rest on it (GSM8K and its kin).
+"""Numbers compared as numbers, and the rewards and grades built on it (GSM8K and similar tasks).
 
-What it is: 72 = 72.0 = $72.00 = **72**, and 1,450 = 1450; exact, by fractions. What it is not: algebra or units:
-`72x`, `7 2` and `72 apples` are no numbers here. A percent sign is taken for a unit: 50 % is 50, never 0.5.
+72 = 72.0 = $72.00 = **72**, and 1,450 = 1450; exact, by fractions. There is no algebra and there are no units: `72x`,
+`7 2` and `72 apples` are no numbers here. A percent sign is taken for a unit: 50 % is 50, never 0.5.
 
     >>> strict_correct("<answer>$1,450.00</answer>", "1450"), lenient_correct("It is 72.", "72")
     (True, True)
@@ -41,7 +41,7 @@ _NUMBER = re.compile(rf"(?![-−+]\\?[$€£¥￥]?[-−])({_SIGNED})\s*\\?%?")
 _IN_TEXT = re.compile(
     rf"(?<![A-Za-z0-9_])(?<![0-9][.,])((?:(?<!\))[-−+])?\\?[$€£¥￥]?{_DIGITS})(?![A-Za-z0-9_])(?![.,][0-9])"
 )
-_DRESS = " \t\r\n*_`"
+_MARKUP = " \t\r\n*_`"
 _WRAPPER = re.compile(r"\\boxed\{([^{}]*)\}|\$([^$]*)\$|\\\(([^()]*)\\\)")
 
 
@@ -52,7 +52,7 @@ def parse_number(text: str) -> Fraction | None:
     final full stop, Markdown emphasis, `\\boxed{}` and `$…$` around it. Not read: words, fractions, exponents,
     digits of other scripts, numbers of more than 64 characters.
     """
-    bare = _undressed(text)
+    bare = _without_markup(text)
     match = _NUMBER.fullmatch(bare) if len(bare) <= _LONGEST else None
     return _fraction(match[1]) if match else None
 
@@ -123,10 +123,10 @@ def _gold(value: Gold) -> Fraction | None:
     return Fraction(str(value)) if math.isfinite(value) else None  # by str: the float 0.1 means 1/10
 
 
-def _undressed(text: str) -> str:
-    bare = text.strip(_DRESS).removesuffix(".").strip(_DRESS)
+def _without_markup(text: str) -> str:
+    bare = text.strip(_MARKUP).removesuffix(".").strip(_MARKUP)
     wrapped = _WRAPPER.fullmatch(bare)
-    return (wrapped[1] or wrapped[2] or wrapped[3] or "").strip(_DRESS) if wrapped else bare
+    return (wrapped[1] or wrapped[2] or wrapped[3] or "").strip(_MARKUP) if wrapped else bare
 
 
 def _fraction(number: str) -> Fraction:

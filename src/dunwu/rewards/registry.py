@@ -1,25 +1,27 @@
-"""Finds a reward by name: `get_reward("number_matches")`, `"package.module:function"`, `"path/to/file.py:function"`.
-
-What it is: the table of built-in rewards, and an importer for yours. What it is not: a place to register into: a
-reference to your own function is its name.
-"""
+"""Rewards by name: built in, `package.module:function`, `path/to/file.py:function`, or a reward model's name."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
+from dunwu._utils.objects import import_object, is_object_name
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import RewardFunction
+from dunwu.errors import ConfigError
 from dunwu.rewards import countdown, formats, numbers, text, tutorials
 from dunwu.rewards.reward_model import RewardModel
+from dunwu.rewards.sandbox import sandboxed
 
-__all__ = ["BUILT_IN", "get_reward"]
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Reward: TypeAlias = RewardFunction | PreTrainedModel | str
+    Tokenizers: TypeAlias = PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None
+
+__all__ = ["BUILT_IN", "get_reward", "get_rewards", "reward_functions"]
 
 _TUTORIALS = (
     tutorials.boxed_reward,
@@ -60,72 +62,104 @@ def get_reward(name: str) -> RewardFunction:
     """The reward called `name`: built in, or `package.module:function`, or `path/to/file.py:function`.
 
     A class is made into an object without arguments. A file is run, once for each call: name only files you trust.
-    Raises `ValueError` with the nearest known name where there is no such reward.
+    `sandboxed(NAME)` is the same reward in a process of its own, for your own ones that may hang.
+
+    Raises:
+        ConfigError: where there is no such reward, with the nearest known name.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a reward is given by its name here, got {name!r:.80}")
     if name in BUILT_IN:
         return BUILT_IN[name]
-    place, colon, attribute = name.rpartition(":")
-    if not colon:
-        raise ValueError(
+    if name.startswith("sandboxed(") and name.endswith(")"):
+        inner = name.removeprefix("sandboxed(").removesuffix(")")
+        return sandboxed(BUILT_IN.get(inner, inner))
+    if not is_object_name(name):
+        raise ConfigError(
             f"no built-in reward is called {name!r}{did_you_mean(name, BUILT_IN)}. "
             f"Your own are written package.module:function or path/to/file.py:function"
         )
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
-    found = getattr(module, attribute, None)
+    found = import_object(name, what="a reward")
     if not callable(found):
-        public = [word for word in vars(module) if not word.startswith("_")]
-        raise ValueError(f"{place!r} has no function {attribute!r}{did_you_mean(attribute, public)}")
+        raise ConfigError(f"{name!r} is {type(found).__name__} and no function; name a function or a class")
     function: RewardFunction = found() if isinstance(found, type) else found
     return function
 
 
-def _from_package(place: str) -> ModuleType:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ValueError(f"No module {place!r} for a reward: {error}. Install it, or name a file.py.") from error
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"No file {str(path)!r} for a reward. Give its path from the current folder.")
-    name = f"dunwu_reward_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-def reward_functions(given: Any, tokenizers: Any = None) -> list[RewardFunction]:
-    """One callable for each of `given`: functions stay, models and their names become `RewardModel`s.
-
-    A string is a built-in reward's name, a reference `package.module:function`, or the name of a reward model.
+def get_rewards(names: str | Sequence[str]) -> tuple[RewardFunction, ...]:
+    """One or several rewards by name, as in a recipe's `rewards:`.
 
     Raises:
-        ValueError: for no reward at all, something that is none of these, or a list of tokenizers of another length.
+        ConfigError: as `get_reward`.
     """
-    listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return tuple(get_reward(name) for name in ([names] if isinstance(names, str) else names))
+
+
+def reward_functions(
+    given: Reward | Sequence[Reward],
+    tokenizers: Tokenizers = None,
+    *,
+    device: torch.device | str | None = None,
+) -> list[RewardFunction]:
+    """One callable for each of `given`: functions stay, models and their names become `RewardModel`s.
+
+    Args:
+        given: one or a list of functions, reward models (objects), and names: of a built-in reward, of your own
+            (`package.module:function`), or of a reward model (a folder, or a name on the hub).
+        tokenizers: one entry a reward, None for functions and for models whose own tokenizer is to be loaded; or a
+            single tokenizer, where no more than one of the rewards is a model.
+        device: where reward models are put; default: where they are, which for named ones is the CPU.
+
+    Raises:
+        ConfigError: for no reward at all, something that is none of these, or tokenizers that do not fit.
+    """
+    listed = cast(
+        "list[Reward]", list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    )
     if not listed:
-        raise ValueError("there is no reward function; give at least one, or nothing can be learned")
-    beside = list(tokenizers) if isinstance(tokenizers, Sequence) else [tokenizers] * len(listed)
-    if len(beside) != len(listed):
-        raise ValueError(
-            f"{len(beside)} reward_processing_classes for {len(listed)} reward functions; give one each, "
-            "None for plain functions"
+        raise ConfigError("there is no reward function; give at least one, or nothing can be learned")
+    beside = _one_each(listed, tokenizers)
+    return [_function(reward, tokenizer, device) for reward, tokenizer in zip(listed, beside, strict=True)]
+
+
+def _one_each(rewards: Sequence[Reward], tokenizers: Tokenizers) -> list[PreTrainedTokenizerBase | None]:
+    if isinstance(tokenizers, list | tuple):
+        if len(tokenizers) != len(rewards):
+            raise ConfigError(
+                f"{len(tokenizers)} reward_processing_classes for {len(rewards)} reward functions; give one each, "
+                "None for plain functions"
+            )
+        return list(tokenizers)
+    single = cast("PreTrainedTokenizerBase | None", tokenizers)
+    models = [_is_model(reward) for reward in rewards]
+    if single is not None and sum(models) > 1:
+        raise ConfigError(
+            f"reward_processing_classes is one tokenizer, and {sum(models)} of the {len(rewards)} rewards are models "
+            "with a tokenizer each; give a list with one entry a reward (None for functions), or leave it out: each "
+            "model's own is then loaded"
         )
-    return [_one(reward, tokenizer) for reward, tokenizer in zip(listed, beside, strict=True)]
+    return [single if is_model else None for is_model in models]
 
 
-def _one(reward: Any, tokenizer: Any) -> RewardFunction:
+def _is_model(reward: Reward) -> bool:
     if isinstance(reward, str):
-        return get_reward(reward) if reward in BUILT_IN or ":" in reward else RewardModel(reward, tokenizer)
-    if hasattr(reward, "config") and hasattr(reward, "forward"):
-        return RewardModel(reward, tokenizer)
+        return reward not in BUILT_IN and not is_object_name(reward) and not reward.startswith("sandboxed(")
+    return hasattr(reward, "config") and hasattr(reward, "forward")
+
+
+def _function(
+    reward: Reward, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str | None
+) -> RewardFunction:
+    if _is_model(reward):
+        if isinstance(reward, str) and "/" not in reward and not Path(reward).exists():
+            raise ConfigError(
+                f"there is no reward {reward!r}{did_you_mean(reward, BUILT_IN)}. Your own are written "
+                "package.module:function or path/to/file.py:function; a reward model is a folder, or owner/name"
+            )
+        return RewardModel(cast("PreTrainedModel | str", reward), tokenizer, device=device)
+    if isinstance(reward, str):
+        return get_reward(reward)
     if callable(reward):
         function: RewardFunction = reward
         return function
-    raise ValueError(f"a reward must be a function, a reward model or the name of one, got {reward!r:.80}")
+    raise ConfigError(f"a reward must be a function, a reward model or the name of one, got {reward!r:.80}")

@@ -1,7 +1,6 @@
 """A reward model as a reward function: a sequence classifier with one label.
 
-What it is: `RewardModel`, which reads prompt and completion and returns the score of its head. What it is not: a
-trainer of reward models, or a place for several labels. Transformers is imported when one is made, not before.
+Transformers is imported when a `RewardModel` is made, not before.
 
     reward = RewardModel("path/or/name/of/a/reward-model")
     reward(prompts=["2+2?"], completions=["4"])   # [1.73]
@@ -10,10 +9,12 @@ trainer of reward models, or a place for several labels. Transformers is importe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from dunwu.core.records import Message
+from dunwu.errors import ModelError
 from dunwu.hub import locate
 
 if TYPE_CHECKING:
@@ -21,19 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["RewardModel"]
 
+Text: TypeAlias = str | Sequence[Message]
+"""A prompt or completion: text, or messages."""
+
 
 class RewardModel:
     """`AutoModelForSequenceClassification` with one label, called like any reward function.
 
-    `model`: the model, or a name or folder to load it from. `tokenizer`: *its own* tokenizer (default: loaded
-    from the model's name); text is tokenized anew, for the policy's ids mean nothing to it. `batch_size`:
-    rows of one forward pass. `max_length`: tokens kept, from the end, where the score is read (default: all).
-    `device`: where to put the model (default: where it is).
+    Text is prompt + completion with the tokenizer's own special tokens; messages go through its chat template. Rows
+    are padded on the right: causal models then see the same positions as without padding. A configuration without
+    `pad_token_id` gets one, for transformers finds the last token of a padded row by it.
 
-    Text is prompt + completion with the tokenizer's own special tokens; messages go through its chat
-    template. Rows are padded on the right: causal models then see the same positions as without padding. A
-    configuration without `pad_token_id` gets one, for transformers finds the last token of a padded row by
-    it.
+    Args:
+        model: the model, or a name or folder to load it from.
+        tokenizer: *its own* tokenizer (default: loaded from the model's name); text is tokenized anew, for the
+            policy's ids mean nothing to it.
+        batch_size: rows of one forward pass.
+        max_length: tokens kept, from the end, where the score is read; default: all.
+        device: where to put the model; default: where it is. A model that is spread over devices stays where it is.
+
+    Raises:
+        ModelError: for a model with several labels, without a padding token, or without a tokenizer.
     """
 
     def __init__(
@@ -49,17 +58,17 @@ class RewardModel:
         self.tokenizer = tokenizer or _tokenizer_of(self.model)
         self.batch_size, self.max_length = batch_size, max_length
         self.pad_id = self._pad_id()
-        if device is not None:
+        if device is not None and getattr(self.model, "hf_device_map", None) is None:
             self.model.to(device)  # type: ignore[arg-type]
         self.__name__ = str(self.model.config.name_or_path).rstrip("/").rsplit("/", 1)[-1] or "reward_model"
 
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: object) -> list[float]:
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: object) -> list[float]:
         """One score a row, in the model's own units."""
         rows = [self._ids(p, c) for p, c in zip(prompts, completions, strict=True)]
         return [score for batch in self._batches(rows) for score in self._scores(batch)]
 
-    def _ids(self, prompt: Any, completion: Any) -> list[int]:
-        if isinstance(prompt, str):
+    def _ids(self, prompt: Text, completion: Text) -> list[int]:
+        if isinstance(prompt, str) and isinstance(completion, str):
             ids = self.tokenizer(prompt + completion)["input_ids"]
         else:
             text = self.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
@@ -83,9 +92,9 @@ class RewardModel:
         known = (config.pad_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         pad = next((token for token in known if isinstance(token, int)), None)
         if pad is None:
-            raise ValueError(
-                f"Reward model {config.name_or_path!r} has no padding token; got pad_token_id=None and no "
-                f"eos_token_id. Set model.config.pad_token_id to a token that no text contains."
+            raise ModelError(
+                f"reward model {config.name_or_path!r} has no padding token: neither a pad_token_id nor an "
+                "eos_token_id; set model.config.pad_token_id to a token that no text contains"
             )
         config.pad_token_id = pad
         return pad
@@ -100,9 +109,9 @@ def _from_name(name: str) -> PreTrainedModel:
 
 def _checked(model: PreTrainedModel) -> PreTrainedModel:
     if model.config.num_labels != 1:
-        raise ValueError(
-            f"A reward model must have one label; {model.config.name_or_path!r} has {model.config.num_labels}. "
-            f"Choose a model trained to score (a language model or a classifier would get or keep the wrong head)."
+        raise ModelError(
+            f"a reward model must have one label; {model.config.name_or_path!r} has {model.config.num_labels}. "
+            "Choose a model trained to score (a language model or a classifier would get or keep the wrong head)"
         )
     model.eval()  # type: ignore[no-untyped-call]
     return model
@@ -111,9 +120,7 @@ def _checked(model: PreTrainedModel) -> PreTrainedModel:
 def _tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     name = model.config.name_or_path
     if not name:
-        raise ValueError(
-            "RewardModel got a model without a name and no tokenizer. Pass tokenizer=…, the model's own."
-        )
+        raise ModelError("RewardModel got a model without a name and no tokenizer; pass tokenizer=…, the model's own")
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate(name))

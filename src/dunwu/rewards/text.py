@@ -1,7 +1,7 @@
-"""Rewards on the text as such: its length, the length of its thought, what stands in `\\boxed{}`.
+"""Rewards on the text as such: its length, its thought, what stands in `\\boxed{}`.
 
-What it is: the repaired versions of T4's and T3's text rewards. Lengths are characters, as in the tutorials; give
-another length with `functools.partial(length_near, characters=50)`. What it is not: a judge of numbers (`numbers`).
+The repaired versions of T4's and T3's text rewards. Lengths are characters, as in the tutorials; give another length
+with `functools.partial(length_near, characters=50)`.
 
     >>> length_near(completions=["x" * 23])
     [-3.0]
@@ -42,27 +42,30 @@ def thought_is_long(completions: Completions, *, characters: int = 1000, **colum
     it, for length is not reasoning: it is here for experiments.
     """
     thoughts = [thought(completion_text(c)) for c in completions]
-    return [float(t is not None and len(t) > characters) for t in thoughts]
+    return [float(t is not None and len(t.strip()) > characters) for t in thoughts]
 
 
 def thought_lines_differ(completions: Completions, **columns: object) -> list[float]:
-    """Share of the thought's lines that no earlier line has said already, 0 to 1; 0.0 without a thought.
+    """Share of the thought's lines that are not repetitions of an earlier line, 0 to 1; 0.0 without a thought.
 
-    A thought that is paid for its answer alone learns to go round in circles: it grows, and half of it is repeated. A
-    thought that was cut off counts as far as it goes.
+    A model that is rewarded for its answer alone learns to repeat itself: the thought grows, and half of it is said
+    twice. A thought that was cut off counts as far as it goes.
     """
-    said = [completion_text(c).partition("</think>")[0].rpartition("<think>")[2] for c in completions]
-    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in said]
+    thoughts = [thought(completion_text(c) + "</think>") or "" for c in completions]  # closes those that were cut off
+    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in thoughts]
     return [len(set(found)) / len(found) if found else 0.0 for found in lines]
 
 
-def thought(text: str) -> str | None:
-    """What stands before the first `</think>`, after `<think>` where it is there, stripped; None without `</think>`.
+def thought(text: str, tags: Sequence[str] = ("think",)) -> str | None:
+    """What stands before the first closing tag, after its opening tag; None where none of `tags` is closed.
 
-    A missing `<think>` is taken for one that the prompt ended with.
+    A missing opening tag is taken for one that the prompt ended with. The first of `tags` that is closed counts.
     """
-    before, closed, _ = text.partition("</think>")
-    return before.rpartition("<think>")[2].strip() if closed else None
+    for tag in tags:
+        before, closed, _ = text.partition(f"</{tag}>")
+        if closed:
+            return before.rpartition(f"<{tag}>")[2]
+    return None
 
 
 def boxed_answer_matches(

@@ -1,8 +1,8 @@
 """Countdown: combine the given numbers, each once, to reach a target.
 
-What it is: puzzles from a generator of chosen difficulty, or rows in the format of Countdown-Tasks-3to4 (columns
-`nums`, `target`) from a file or the hub; three prompt styles; gold answers by search.
-What it is not: the checker (`dunwu.rewards.countdown`).
+Puzzles from a generator of chosen difficulty, or rows in the format of Countdown-Tasks-3to4 (columns `nums`,
+`target`) from a file or the hub; three prompt styles; gold answers by search. The checker is in
+`dunwu.rewards.countdown`.
 
 Splits are cut by the multiset of numbers, never by row, so that no puzzle is met with its numbers in another order.
 """
@@ -12,18 +12,21 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import Grade, Message, Row
+from dunwu.errors import ConfigError, DataError
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import answer_in_tags, has_format, think_answer_format, think_answer_format_prefilled
 from dunwu.tasks.countdown_solver import OPERATIONS, chains, solve
 from dunwu.tasks.countdown_traces import summarise
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["PREFILL", "PROMPT", "Countdown", "Split", "draw_puzzle", "split_of"]
 
@@ -62,7 +65,7 @@ class Countdown:
     style: Literal["tiny", "chinese", "english"] = "english"
     """How the puzzle is put; all but `tiny` begin the answer with `<think>`."""
     numbers: int = 3
-    """How many numbers a puzzle has (2 to 6); this and the next six rule the generator only."""
+    """How many numbers a puzzle has: 2 to 6 (six take seconds each). This and the next six are for the generator."""
     low: int = 1
     """Smallest number."""
     high: int = 20
@@ -86,20 +89,20 @@ class Countdown:
     rewards: Sequence[RewardFunction] = ()
     """Own reward functions; empty: format and equation, 1.0 each."""
     max_reward: float | None = 2.0
-    """Sum that `gold` must reach; give it along with `rewards`."""
+    """Sum that a gold answer must reach; give it along with `rewards`."""
 
     def __post_init__(self) -> None:
         if self.style not in PROMPT:
-            raise ValueError(f"style={self.style!r} is unknown; choose one of {', '.join(PROMPT)}")
+            raise ConfigError(f"style={self.style!r} is unknown; choose one of {', '.join(PROMPT)}")
         if not 2 <= self.numbers <= 6:
-            raise ValueError(f"numbers={self.numbers} is not possible; choose 2 to 6")
+            raise ConfigError(f"numbers={self.numbers} is not possible; choose 2 to 6")
         if not 1 <= self.low <= self.high or not 1 <= self.target_low <= self.target_high <= self.limit:
-            raise ValueError(
+            raise ConfigError(
                 f"ranges {self.low}..{self.high} (numbers) and {self.target_low}..{self.target_high} (targets, up to "
                 f"limit={self.limit}) must be positive and not empty"
             )
         if not self.operations or set(self.operations) - set(OPERATIONS):
-            raise ValueError(f"operations={self.operations!r} must be some of the letters {OPERATIONS!r}")
+            raise ConfigError(f"operations={self.operations!r} must be some of the letters {OPERATIONS!r}")
         if not self.rewards:
             format_reward = think_answer_format_prefilled if self.prefill else think_answer_format
             object.__setattr__(self, "rewards", (format_reward, equation_solves))
@@ -116,7 +119,7 @@ class Countdown:
         return PREFILL.get(self.style)
 
     def rows(self, split: Split) -> Sequence[Row]:
-        """Puzzles of one split in a seeded order. Raises `ValueError` where the generator has fewer."""
+        """Puzzles of one split in a seeded order. Raises `ConfigError` where the generator has fewer."""
         wanted = {"train": self.train_rows, "validation": self.validation_rows, "test": self.test_rows}[split]
         if self.source is not None:
             return _read(self.source, self.seed)[split][:wanted]
@@ -159,27 +162,31 @@ def split_of(nums: Sequence[int]) -> Split:
     return "validation" if tenth == 8 else "test" if tenth == 9 else "train"
 
 
-def draw_puzzle(task: Countdown, split: Split, dice: random.Random) -> tuple[tuple[int, ...], int] | None:
+def draw_puzzle(task: Countdown, split: Split, rng: random.Random) -> tuple[tuple[int, ...], int] | None:
     """One draw of numbers and a target that is reachable from them; None where the draw belongs to another split."""
-    nums = tuple(dice.randint(task.low, task.high) for _ in range(task.numbers))
+    nums = tuple(rng.randint(task.low, task.high) for _ in range(task.numbers))
     if split_of(nums) != split:
         return None
     values = {way.value for way in chains(tuple(sorted(nums)), task.limit, task.operations)}
     targets = sorted(value for value in values if task.target_low <= value <= task.target_high)
-    return (nums, dice.choice(targets)) if targets else None
+    return (nums, rng.choice(targets)) if targets else None
+
+
+_REPORT_SECONDS = 10.0
 
 
 @lru_cache(maxsize=16)
 def _generate(task: Countdown, split: Split, count: int) -> tuple[Row, ...]:
-    dice = random.Random(f"{task.seed} {split}")
+    rng, report = random.Random(f"{task.seed} {split}"), _progress_report(split, count)
     rows, seen, misses = list[Row](), set[tuple[tuple[int, ...], int]](), 0
     while len(rows) < count:
-        puzzle = draw_puzzle(task, split, dice)
+        report(len(rows))
+        puzzle = draw_puzzle(task, split, rng)
         key = (tuple(sorted(puzzle[0])), puzzle[1]) if puzzle else None
         if puzzle is None or key is None or key in seen:
             misses += 1
             if misses > 1000 + 50 * count:
-                raise ValueError(
+                raise ConfigError(
                     f"only {len(rows)} different puzzles found for the {split} split, {count} were asked for; "
                     "ask for fewer rows or widen low..high or target_low..target_high"
                 )
@@ -189,13 +196,34 @@ def _generate(task: Countdown, split: Split, count: int) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def _progress_report(split: Split, count: int) -> Callable[[int], None]:
+    """A function that logs how many puzzles are there, every ten seconds of a search that takes so long."""
+    started = last = time.monotonic()
+
+    def report(found: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _REPORT_SECONDS:
+            return
+        last = now
+        left = f"about {(now - started) / found * (count - found) / 60:.0f} minutes left" if found else "none yet"
+        get_logger().info("Countdown: drawing puzzles for %s, %d of %d (%s)", split, found, count, left)
+
+    return report
+
+
 @lru_cache(maxsize=4)
 def _read(source: str, seed: int) -> dict[Split, tuple[Row, ...]]:
-    table = read_table(source)
+    table = read_rows(source)
     need_columns(table, ("nums", "target"), source)
     random.Random(seed).shuffle(table)
     splits: dict[Split, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in table:
-        nums = [int(n) for n in row["nums"]]
-        splits[split_of(nums)].append({"nums": nums, "target": int(row["target"])})
+        try:
+            nums, target = [int(n) for n in row["nums"]], int(row["target"])
+        except (TypeError, ValueError) as error:
+            given = f"nums={row['nums']!r:.60} and target={row['target']!r:.30}"
+            wanted = "nums must be a list of whole numbers, and target a whole number"
+            raise DataError(f"a row of {source!r} has {given}; {wanted}") from error
+        splits[split_of(nums)].append({"nums": nums, "target": target})
     return {split: tuple(rows) for split, rows in splits.items()}

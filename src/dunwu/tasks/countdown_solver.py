@@ -1,8 +1,7 @@
 """Which numbers can be made from given ones: the search behind Countdown's puzzles, gold answers and traces.
 
-What it is: `chains` (every way to work down to one number in whole positive steps) and `solve` (any expression that
-reaches a target, fractions and negative numbers on the way allowed).
-What it is not: a checker of what a model wrote; that is `dunwu.rewards`.
+`chains` is every way to work down to one number in whole positive steps; `solve` is any expression that reaches a
+target, with fractions and negative numbers on the way. What a model wrote is checked in `dunwu.rewards`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Is the thinking sound? What a completion's thought shows, apart from any reward.
+"""How sound a Countdown thought is, apart from any reward.
 
-What it is: pure functions that read the trials of a Countdown thought and count what is right in them. Reward and
-length can rise while checking gets worse; these shares show it.
-What it is not: a reward, or a judge of the answer.
+Pure functions that read the trials of a thought and count what is right in them: reward and length can rise while
+checking gets worse, and these shares show it. They are no reward, and do not look at the answer.
 
     >>> read_thought("<think>17-14=3, 17-3=14 no\\n17-14=3, 17*3=51 yes\\n</think>\\n<answer>17*(17-14)</answer>", 51)
     Thought(trials=2, arithmetic_right=2, verdicts_right=2, repeats=0)
@@ -16,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dunwu.rewards.text import thought
 
 __all__ = ["Thought", "ThoughtSummary", "read_thought", "summarise"]
 
@@ -42,7 +43,7 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtSummary:
-    """The same over many completions, as shares of all trials (0 to 1); None where there was no trial.
+    """The counts of many completions, as shares of all trials (0 to 1); None where there was no trial.
 
     Example: `ThoughtSummary(completions=500, trials=4.1, arithmetic_right=0.97, verdicts_right=0.99, repeats=0.05)`
     """
@@ -61,9 +62,8 @@ class ThoughtSummary:
 
 def read_thought(text: str, target: int) -> Thought:
     """Count the trials of one completion. Its thought begins after `<think>` (or at once) and ends at `</think>`."""
-    before, closed, _ = text.partition("</think>")
-    lines = before.rpartition("<think>")[2].split("\n")
-    if not closed:
+    lines = (thought(text + "</think>") or "").split("\n")  # closed here where it was cut off
+    if "</think>" not in text:
         lines = lines[:-1]  # the last line has no end: it may be half a calculation
     trials = [line.strip() for line in lines if _STEP.search(line)]
     return Thought(
@@ -75,9 +75,9 @@ def read_thought(text: str, target: int) -> Thought:
 
 
 def summarise(texts: Iterable[str], targets: Iterable[int]) -> ThoughtSummary:
-    """Read every completion with its target and add up. Raises `ValueError` where the two differ in number."""
+    """Read every completion with its target and add up; raises `ValueError` where the two differ in number."""
     thoughts = [read_thought(text, target) for text, target in zip(texts, targets, strict=True)]
-    trials = sum(thought.trials for thought in thoughts)
+    trials = sum(each.trials for each in thoughts)
 
     def share(count: int) -> float | None:
         return count / trials if trials else None
@@ -85,9 +85,9 @@ def summarise(texts: Iterable[str], targets: Iterable[int]) -> ThoughtSummary:
     return ThoughtSummary(
         completions=len(thoughts),
         trials=trials / len(thoughts) if thoughts else 0.0,
-        arithmetic_right=share(sum(thought.arithmetic_right for thought in thoughts)),
-        verdicts_right=share(sum(thought.verdicts_right for thought in thoughts)),
-        repeats=share(sum(thought.repeats for thought in thoughts)),
+        arithmetic_right=share(sum(each.arithmetic_right for each in thoughts)),
+        verdicts_right=share(sum(each.verdicts_right for each in thoughts)),
+        repeats=share(sum(each.repeats for each in thoughts)),
     )
 
 

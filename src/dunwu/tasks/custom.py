@@ -1,23 +1,24 @@
 """Your own data: a JSONL, JSON, CSV or Parquet file, a `datasets` folder, or a hub name.
 
-What it is: a prompt column, an optional answer column, an optional system prompt, and splits that never move.
-What it is not: a guess at your rewards: without an answer column you give them yourself.
+A prompt column, an optional answer column, an optional system prompt, and splits that never move. Without an answer
+column, or with answers that are no numbers, you give the rewards yourself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import Grade, Message, Row
+from dunwu.errors import ConfigError, DataError
 from dunwu.rewards.formats import answer_in_tags
 from dunwu.rewards.numbers import lenient_correct, number_matches_anywhere, parse_number, strict_correct
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["Own"]
 
@@ -44,13 +45,13 @@ class Own:
     held_out: float = 0.1
     """Share of the rows (0 to 0.4) that goes to validation, and the same again to test, by a hash of the prompt."""
     rewards: Sequence[RewardFunction] = ()
-    """Reward functions; empty with an answer column: 1.0 where the last number, or the tagged one, is right."""
+    """Reward functions; empty with an answer column: 1.0 where the last number, or the tagged one, equals it."""
     max_reward: float | None = None
-    """Sum that `gold` must reach; 1.0 with the default reward."""
+    """Sum that a gold answer must reach; 1.0 with the default reward."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out <= 0.4:
-            raise ValueError(f"held_out={self.held_out} must be a share from 0 to 0.4, such as 0.1")
+            raise ConfigError(f"held_out={self.held_out} must be a share from 0 to 0.4, such as 0.1")
         if not self.rewards and self.answer_column is not None:
             object.__setattr__(self, "rewards", (number_matches_anywhere,))
             object.__setattr__(self, "max_reward", 1.0)
@@ -61,13 +62,20 @@ class Own:
         return "own"
 
     def rows(self, split: Literal["train", "validation", "test"]) -> Sequence[Row]:
-        """Rows of one split. Raises `ValueError` for missing columns or an empty split."""
+        """Rows of one split.
+
+        Raises:
+            DataError: for missing columns, an empty split, or answers none of which the default reward can read.
+        """
         if split == "test" and self.test_source is not None:
-            return _read(self.test_source, "test", self.prompt_column, self.answer_column)
+            rows = _read(self.test_source, "test", self.prompt_column, self.answer_column)
+            self._refuse_unreadable_answers(rows)
+            return rows
         rows = _read(self.source, "train", self.prompt_column, self.answer_column)
+        self._refuse_unreadable_answers(rows)
         chosen = tuple(row for row in rows if self._split_of(row) == split)
         if not chosen:
-            raise ValueError(
+            raise DataError(
                 f"no row of {self.source!r} falls into the {split} split (of {len(rows)}, with "
                 f"held_out={self.held_out}); change held_out, add rows, or name a test_source"
             )
@@ -95,6 +103,16 @@ class Own:
         strict = tagged == str(gold).strip() or strict_correct(text, str(gold))
         return Grade(strict=strict, lenient=strict or lenient_correct(text, str(gold)), formatted=tagged is not None)
 
+    def _refuse_unreadable_answers(self, rows: Sequence[Row]) -> None:
+        """The default reward compares numbers: where no answer is one, it would score nothing."""
+        if self.rewards != (number_matches_anywhere,) or any(self.gold_completion(row) is not None for row in rows):
+            return
+        some = ", ".join(f"{row['answer']!r:.30}" for row in rows[:3])
+        raise DataError(
+            f"no answer in column {self.answer_column!r} of {self.source!r} is a number ({some} …), and the default "
+            "reward compares numbers; name another answer_column, or list rewards of your own"
+        )
+
     def _split_of(self, row: Row) -> str:
         prompt = row[self.prompt_column]
         key = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
@@ -105,8 +123,8 @@ class Own:
 
 
 @lru_cache(maxsize=8)
-def _read(source: str, split: str, prompt_column: str, answer_column: str | None) -> tuple[Mapping[str, Any], ...]:
-    table = read_table(source, split=split)
+def _read(source: str, split: str, prompt_column: str, answer_column: str | None) -> tuple[Row, ...]:
+    table = read_rows(source, split=split)
     need_columns(table, (prompt_column, *((answer_column,) if answer_column else ())), source)
     if answer_column is None:
         return tuple(table)

@@ -1,7 +1,7 @@
-"""GSM8K: grade-school mathematics, prompted and rewarded as in the course (T1), judged with numbers read as numbers.
+"""GSM8K: grade-school mathematics, prompted and rewarded as in the course (T1), graded with numbers read as numbers.
 
-What it is: rows from a folder with `train.jsonl` and `test.jsonl`, or from the hub; T1's prompt; T1's rewards or the
-repaired ones. What it is not: a copy of the data; `test` stays the real test, and `validation` is cut from train.
+Rows from a folder with `train.jsonl` and `test.jsonl`, or from the hub; T1's prompt; T1's rewards or the repaired
+ones. `test` is the real test split, and `validation` is cut from train.
 
 T1's rewards are said to sum to 4.0, but no text earns that: soft wants the reasoning on the tag's own line, strict
 below it, so 3.5 is the most, and 3.0 where the answer has a sign or a comma (`isdigit`): see `Gsm8k.max_reward_of`.
@@ -14,14 +14,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import Grade, Message, Row
+from dunwu.errors import ConfigError
 from dunwu.rewards import tutorials
 from dunwu.rewards.formats import has_format, reasoning_answer_format, reasoning_answer_tags
 from dunwu.rewards.numbers import answer_is_number, lenient_correct, number_matches, parse_number, strict_correct
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["SYSTEM_PROMPT", "XML_COT_FORMAT", "Gsm8k"]
 
@@ -84,9 +85,9 @@ class Gsm8k:
 
     def __post_init__(self) -> None:
         if self.marking not in ("tutorial", "fixed"):
-            raise ValueError(f"marking={self.marking!r} is unknown; choose 'tutorial' or 'fixed'")
+            raise ConfigError(f"marking={self.marking!r} is unknown; choose 'tutorial' or 'fixed'")
         if self.validation < 0:
-            raise ValueError(f"validation={self.validation} must be a number of rows, 0 or more")
+            raise ConfigError(f"validation={self.validation} must be a number of rows, 0 or more")
         if not self.rewards:
             tutorial = self.marking == "tutorial"
             object.__setattr__(self, "rewards", _TUTORIAL if tutorial else _FIXED)
@@ -101,7 +102,8 @@ class Gsm8k:
         """Rows with `question`, `answer` (what follows `####`, or None) and `solution` (the whole gold text).
 
         Raises:
-            ValueError: for `validation` where none was asked for, or data that cannot be read.
+            ConfigError: for `validation` where none was asked for.
+            DataError: for data that cannot be read.
         """
         if split == "test":
             return _read(self.source, "test")
@@ -109,7 +111,7 @@ class Gsm8k:
         if split == "train" and not self.validation:
             return rows
         if not 0 < self.validation < len(rows):
-            raise ValueError(
+            raise ConfigError(
                 f"GSM8K has no validation split of {self.validation} rows (train has {len(rows)}); "
                 "cut one from train with the option validation=500"
             )
@@ -150,8 +152,8 @@ def _hash(text: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _read(source: str, split: str) -> tuple[dict[str, Any], ...]:
-    table = read_table(source, split=split, config="main")
+def _read(source: str, split: str) -> tuple[Row, ...]:
+    table = read_rows(source, split=split, config="main")
     need_columns(table, ("question", "answer"), source)
     return tuple(
         {

@@ -1,7 +1,7 @@
 """TL;DR: the trainer's quick start (T4): posts to summarise, rewarded by length alone.
 
-What it is: `trl-lib/tldr` (columns `prompt`, `completion`) or a file like it, with the repaired length reward.
-What it is not: a measure of good summaries; there is no gold answer, only a length to come near.
+`trl-lib/tldr` (columns `prompt`, `completion`) or a file like it, with the repaired length reward. It says nothing of
+how good a summary is: there is no gold answer, only a length to come near.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import Grade, Row
+from dunwu.errors import ConfigError
 from dunwu.rewards.text import length_near
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["Tldr"]
 
@@ -37,7 +38,7 @@ class Tldr:
 
     def __post_init__(self) -> None:
         if self.characters < 1:
-            raise ValueError(f"characters={self.characters} must be 1 or more")
+            raise ConfigError(f"characters={self.characters} must be 1 or more")
         if not self.rewards:
             near = length_near if self.characters == 20 else partial(length_near, characters=self.characters)
             object.__setattr__(self, "rewards", (near,))
@@ -48,7 +49,7 @@ class Tldr:
         return "tldr"
 
     def rows(self, split: Literal["train", "validation", "test"]) -> Sequence[Row]:
-        """Rows of the data's own split. Raises `ValueError` for data that cannot be read."""
+        """Rows of the data's own split. Raises `DataError` for data that cannot be read."""
         return _read(self.source, split)
 
     def prompt(self, row: Row) -> str:
@@ -66,7 +67,7 @@ class Tldr:
 
 
 @lru_cache(maxsize=4)
-def _read(source: str, split: str) -> tuple[dict[str, Any], ...]:
-    table = read_table(source, split=split)
+def _read(source: str, split: str) -> tuple[Row, ...]:
+    table = read_rows(source, split=split)
     need_columns(table, ("prompt",), source)
     return tuple(table)

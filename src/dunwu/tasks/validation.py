@@ -1,28 +1,25 @@
-"""The proof that a task's rewards can be earned: every gold answer must score full marks.
-
-What it is: `validate`, run before training and in tests. What it is not: a judge of models.
-"""
+"""The proof that a task's rewards can be earned: every gold answer must get the full reward."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dunwu.core.protocols import Task
 from dunwu.core.records import Row
+from dunwu.errors import ConfigError, DataError
 from dunwu.rewards import RewardRunner
 
-__all__ = ["Failure", "Validation", "validate"]
+__all__ = ["GoldFailure", "Validation", "validate"]
 
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class GoldFailure:
     """A gold answer that fell short.
 
-    Example: `Failure(row=3, got=1.0, wanted=2.0, scores={"think_answer_format": 0.0, "equation_solves": 1.0})`
+    Example: `GoldFailure(row=3, got=1.0, wanted=2.0, scores={"think_answer_format": 0.0, "equation_solves": 1.0})`
     """
 
     row: int
@@ -54,8 +51,8 @@ class Validation:
     excluded: int
     """Rows without one: unparsable, or no solution."""
     capped: int
-    """Of the checked, rows on which no text can earn `max_reward`: there the gold answer must reach the row's best."""
-    failures: tuple[Failure, ...]
+    """Of the checked, rows on which no text can earn `max_reward`: there the gold answer must earn the row's most."""
+    failures: tuple[GoldFailure, ...]
     """Gold answers that fell short."""
 
 
@@ -65,39 +62,48 @@ def validate(task: Task, rows: Sequence[Row] | None = None, *, strict: bool = Tr
     A task may define `max_reward_of(row) -> float`, the most a text can earn where a faithful reward has a defect.
 
     Raises:
-        ValueError: with the first gold answer that falls short (unless `strict=False`: then it is in the report),
-            or where the task has no gold answers at all.
+        ConfigError: with the first gold answer that falls short (unless `strict=False`: then it is in the report),
+            and for a task without `max_reward`.
+        DataError: where no row has a gold answer.
     """
     if task.max_reward is None:
-        raise ValueError(f"task {task.name!r} has no full marks, so there is nothing to validate; set max_reward")
+        raise ConfigError(f"task {task.name!r} has no max_reward, so there is nothing to validate; set max_reward")
     rows = task.rows("train") if rows is None else rows
     golds = [(index, row, gold) for index, row in enumerate(rows) if (gold := task.gold_completion(row)) is not None]
+    if not golds:
+        raise DataError(
+            f"task {task.name!r} has no gold answer in any of {len(rows)} rows, so its rewards cannot be checked; "
+            "check the column and form of the answers, or give rewards of your own with max_reward=None"
+        )
     scores = _score(task, [row for _, row, _ in golds], [gold for _, _, gold in golds])
-    best: Callable[[Row], Any] = getattr(task, "max_reward_of", lambda row: task.max_reward)
-    wanted = [float(best(row)) for _, row, _ in golds]
+    wanted = [_max_reward_of(task, row) for _, row, _ in golds]
     failures = tuple(
-        Failure(row=index, got=sum(score.values()), wanted=want, scores=score)
+        GoldFailure(row=index, got=sum(score.values()), wanted=want, scores=score)
         for (index, _, _), score, want in zip(golds, scores, wanted, strict=True)
         if abs(sum(score.values()) - want) > TOLERANCE
     )
     if failures and strict:
-        raise ValueError(f"task {task.name!r}, {failures[0].sentence()}; repair the gold answer or the reward")
+        raise ConfigError(f"task {task.name!r}, {failures[0].sentence()}; repair the gold answer or the reward")
     capped = sum(want < task.max_reward - TOLERANCE for want in wanted)
     return Validation(checked=len(golds), excluded=len(rows) - len(golds), capped=capped, failures=failures)
 
 
+def _max_reward_of(task: Task, row: Row) -> float:
+    most: Callable[[Row], float | None] | None = getattr(task, "max_reward_of", None)
+    wanted = task.max_reward if most is None else most(row)
+    assert wanted is not None
+    return float(wanted)
+
+
 def _score(task: Task, rows: list[Row], golds: list[str]) -> list[dict[str, float]]:
     """What each reward function gives to each gold answer; None (does not apply) counts 0."""
-    if not rows:
-        return []
     prompts = [task.prompt(row) for row in rows]
-    completions: list[Any] = [
-        gold if isinstance(prompt, str) else [{"role": "assistant", "content": gold}]
-        for prompt, gold in zip(prompts, golds, strict=True)
-    ]
     scores = RewardRunner(list(task.rewards)).score(
         prompts=prompts,
-        completions=completions,
+        completions=[
+            gold if isinstance(prompt, str) else [{"role": "assistant", "content": gold}]
+            for prompt, gold in zip(prompts, golds, strict=True)
+        ],
         completion_ids=[[] for _ in rows],
         columns={name: [row.get(name) for row in rows] for name in rows[0]},
     )
