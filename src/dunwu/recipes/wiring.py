@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Environment, Observer, Task
