@@ -12,7 +12,8 @@ import torch
 
 from dunwu.core.records import SamplingParams
 from dunwu.engines import FastEngine
-from dunwu.engines.fast.cpu_kernel import AT_MOST, NativeDecoder, _library, why_not_native
+from dunwu.engines.fast.cpu_kernel import MAX_LAYER_BYTES, CpuKernelDecoder, unsupported_reason
+from dunwu.engines.fast.cpu_kernel_build import load_library
 from dunwu.engines.fast.decoder import Decoder
 
 NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="needs a C compiler")
@@ -22,21 +23,21 @@ NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc
 def cache_folder(tmp_path, monkeypatch):
     """A user's cache folder with nothing in it, and no library remembered before or after the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("DUNWU_NATIVE", raising=False)
-    _library.cache_clear()
+    monkeypatch.delenv("DUNWU_CPU_KERNEL", raising=False)
+    load_library.cache_clear()
     yield tmp_path / "cache" / "dunwu"
-    _library.cache_clear()
+    load_library.cache_clear()
 
 
 def works(tiny, *, compiled):
     """Whether an engine that may compile gives the completions of one that may not, by the steps that it should."""
     model, sampling = tiny.model("llama").eval(), SamplingParams(n=2, max_new_tokens=6)
-    engine, plain = (FastEngine(model, tiny.tokenizer(), native=native) for native in (True, False))
+    engine, plain = (FastEngine(model, tiny.tokenizer(), cpu_kernel=native) for native in (True, False))
     ids = [
         [c.ids for group in e.generate(tiny.prompts("a", "what"), sampling) for c in group] for e in (engine, plain)
     ]
     with torch.inference_mode():
-        assert type(engine.decoder()) is (NativeDecoder if compiled else Decoder)
+        assert type(engine.decoder()) is (CpuKernelDecoder if compiled else Decoder)
     return ids[0] == ids[1]
 
 
@@ -46,18 +47,18 @@ def test_the_library_is_compiled_once_and_kept_in_the_users_cache_folder(tiny, c
     assert works(tiny, compiled=True)
     (kept,) = cache_folder.iterdir()
     os.utime(kept, (1_000_000_000, 1_000_000_000))
-    _library.cache_clear()
+    load_library.cache_clear()
     assert works(tiny, compiled=True)
     assert [path.name for path in cache_folder.iterdir()] == [kept.name]
     assert kept.suffix == ".so" and kept.stat().st_mtime == 1_000_000_000
     assert cache_folder.stat().st_mode & 0o077 == 0, "what is loaded as code is nobody else's to write"
 
 
-@pytest.mark.parametrize("way", ["DUNWU_NATIVE", "PATH"])
+@pytest.mark.parametrize("way", ["DUNWU_CPU_KERNEL", "PATH"])
 def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(tiny, cache_folder, monkeypatch, way):
-    monkeypatch.setenv(way, "0" if way == "DUNWU_NATIVE" else str(cache_folder))
-    reason = why_not_native(tiny.model(), torch.float32)
-    assert reason is not None and "no C compiler" in reason and "DUNWU_NATIVE is 0" in reason
+    monkeypatch.setenv(way, "0" if way == "DUNWU_CPU_KERNEL" else str(cache_folder))
+    reason = unsupported_reason(tiny.model(), torch.float32)
+    assert reason is not None and "no C compiler" in reason and "DUNWU_CPU_KERNEL is 0" in reason
     assert works(tiny, compiled=False)
     assert not cache_folder.exists()
 
@@ -94,12 +95,12 @@ def test_a_compiler_that_does_not_work_is_said_once_and_done_without(
 
 def test_what_is_not_compiled_has_a_reason(tiny):
     """Half precision, and models that no cache of a CPU holds: torch's own products are better there."""
-    assert "float32" in (why_not_native(tiny.model(), torch.bfloat16) or "")
-    assert "float32" in (why_not_native(tiny.model().to(torch.bfloat16), torch.float32) or "")
-    assert "float32" in (why_not_native(tiny.model().to("meta"), torch.float32) or "")
+    assert "float32" in (unsupported_reason(tiny.model(), torch.bfloat16) or "")
+    assert "float32" in (unsupported_reason(tiny.model().to(torch.bfloat16), torch.float32) or "")
+    assert "float32" in (unsupported_reason(tiny.model().to("meta"), torch.float32) or "")
     # Two layers of three 32 × inner products: one more than a cache holds.
-    wide = AT_MOST // (2 * 3 * 32 * 4)
-    assert "caches" in (why_not_native(tiny.model(intermediate_size=wide), torch.float32) or "")
+    wide = MAX_LAYER_BYTES // (2 * 3 * 32 * 4)
+    assert "caches" in (unsupported_reason(tiny.model(intermediate_size=wide), torch.float32) or "")
 
 
 # -- rows that never touch each other --------------------------------------------------------------------------------
@@ -128,8 +129,8 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_rows_are_beside_it_and_howev
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(5, 80, (1 + i % 13,), generator=generator).tolist() for i in range(40)]
     with torch.inference_mode():
-        decoder = NativeDecoder(model.eval())
-        decoder.grow(64)
+        decoder = CpuKernelDecoder(model.eval())
+        decoder.extend_rope(64)
     alone = torch.cat([logits_of_rows(decoder, [row]) for row in ids])
     assert len({tuple(row) for row in alone[:, -1].argmax(dim=1, keepdim=True).tolist()}) > 3
     try:
