@@ -83,7 +83,7 @@ def _plain_logits(model: nn.Module, row: list[int], device: torch.device) -> Ten
 
 
 def _cached_logits(model: nn.Module, first: list[int], second: list[int], device: torch.device) -> Tensor:
-    """The same for two rows as the engine gets them: padded, repeated, and some of the copies dropped."""
+    """The same for two rows as the engine gets them: padded, repeated, and one of the four copies dropped."""
     from transformers import DynamicCache
 
     padding = len(first) - len(second)
@@ -93,11 +93,11 @@ def _cached_logits(model: nn.Module, first: list[int], second: list[int], device
     cache = DynamicCache(config=unwrap_model(model).config)
     before_PV = forward_cached(model, ids_PL, attention_PL, cache)
     cache.batch_repeat_interleave(2)
-    cache.batch_select_indices(torch.tensor([1, 2], device=device))
-    attention_BT = torch.cat([attention_PL, attention_PL.new_ones(2, 1)], dim=1)
-    last_B1 = torch.tensor([first[-1:], second[-1:]], device=device)
+    cache.batch_select_indices(torch.tensor([1, 2, 3], device=device))  # three: a state that stayed at two is seen
+    attention_BT = torch.cat([attention_PL[[0, 1, 1]], attention_PL.new_ones(3, 1)], dim=1)
+    last_B1 = torch.tensor([first[-1:], second[-1:], second[-1:]], device=device)
     after_BV = forward_cached(model, last_B1, attention_BT, cache)
-    return torch.stack([before_PV, after_BV], dim=1).float()
+    return torch.stack([before_PV, after_BV[[0, 2]]], dim=1).float()
 
 
 def _is_exact(model: nn.Module, device: torch.device) -> bool:

@@ -37,25 +37,21 @@ def named_weights(
 
     Raises:
         EngineError: for weights that are sharded over processes (FSDP, DeepSpeed ZeRO-3) or quantised, and for an
-            adapter that is not part of any weight (prompt tuning) or that peft cannot merge.
+            adapter that is not part of any weight (prompt tuning, adaption prompts) or that peft cannot merge.
     """
     _check_whole(policy)
-    kind = virtual_token_adapter(policy)
-    if merged and kind is not None:
+    outside = [*_kinds(policy, "is_prompt_learning"), *_kinds(policy, "is_adaption_prompt")]
+    if merged and outside:
         raise EngineError(
-            f"an adapter of the kind {kind} is not part of any weight, so an engine with weights of its own would "
-            "sample from another model; train with LoRA, or all weights"
+            f"an adapter of the kind {outside[0]} is not part of any weight, so an engine with weights of its own "
+            "would sample from another model; train with LoRA, or all weights"
         )
     return _parameters(unwrap_model(policy), "", merged, dtype)
 
 
 def virtual_token_adapter(policy: nn.Module) -> str | None:
-    """The kind of a prompt-learning adapter on the model (`PREFIX_TUNING`, …); None where there is none."""
-    while isinstance(inner := getattr(policy, "module", None), nn.Module):
-        policy = inner
-    configs = getattr(policy, "peft_config", None) or {}
-    kinds = [config.peft_type for config in configs.values() if getattr(config, "is_prompt_learning", False)]
-    return str(getattr(kinds[0], "value", kinds[0])) if kinds else None
+    """The kind of a prompt-learning adapter on the model, such as `PREFIX_TUNING`; None where there is none."""
+    return next(iter(_kinds(policy, "is_prompt_learning")), None)
 
 
 def base_layer(module: nn.Module) -> nn.Module:
@@ -110,6 +106,15 @@ class _ModulesToSave(Protocol):
 
 def _as_tuner(module: nn.Module) -> _Tuner | None:
     return cast(_Tuner, module) if hasattr(module, "get_base_layer") else None
+
+
+def _kinds(policy: nn.Module, trait: str) -> list[str]:
+    """The kinds of the adapters on the model whose configuration has this trait."""
+    while isinstance(inner := getattr(policy, "module", None), nn.Module):
+        policy = inner
+    configs = getattr(policy, "peft_config", None) or {}
+    kinds = [config.peft_type for config in configs.values() if getattr(config, trait, False)]
+    return [str(getattr(kind, "value", kind)) for kind in kinds]
 
 
 def _parameters(
