@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import torch
 
 from dunwu.core.records import SamplingParams
 from dunwu.engines import FastEngine
+from dunwu.engines.fast import cpu_kernel_build
 from dunwu.engines.fast.cpu_kernel import MAX_LAYER_BYTES, CpuKernelDecoder, unsupported_reason
 from dunwu.engines.fast.cpu_kernel_build import load_library
 from dunwu.engines.fast.decoder import Decoder
@@ -55,12 +60,21 @@ def test_the_library_is_compiled_once_and_kept_in_the_users_cache_folder(tiny, c
 
 
 @pytest.mark.parametrize("way", ["DUNWU_CPU_KERNEL", "PATH"])
-def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(tiny, cache_folder, monkeypatch, way):
+def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(
+    tiny, cache_folder, monkeypatch, caplog, way
+):
+    """Without a compiler rollouts are three times slower, which nobody was told; who switches it off knows."""
     monkeypatch.setenv(way, "0" if way == "DUNWU_CPU_KERNEL" else str(cache_folder))
-    reason = unsupported_reason(tiny.model(), torch.float32)
-    assert reason is not None and "no C compiler" in reason and "DUNWU_CPU_KERNEL is 0" in reason
-    assert works(tiny, compiled=False)
+    with caplog.at_level(logging.INFO, logger="dunwu"):
+        reason = unsupported_reason(tiny.model(), torch.float32)
+        assert reason is not None and "no C compiler" in reason and "DUNWU_CPU_KERNEL is 0" in reason
+        assert works(tiny, compiled=False)
+        load_library.cache_clear()
+        assert works(tiny, compiled=False)
     assert not cache_folder.exists()
+    told = [r.getMessage() for r in caplog.records if "three times as long" in r.getMessage()]
+    assert len(told) == (way == "PATH")
+    assert all("there is no C compiler (cc, gcc, clang)" in sentence for sentence in told)
 
 
 def fake_compiler(folder: Path, monkeypatch, script: str) -> None:
@@ -101,6 +115,111 @@ def test_what_is_not_compiled_has_a_reason(tiny):
     # Two layers of three 32 × inner products: one more than a cache holds.
     wide = MAX_LAYER_BYTES // (2 * 3 * 32 * 4)
     assert "caches" in (unsupported_reason(tiny.model(intermediate_size=wide), torch.float32) or "")
+
+
+# -- whose library is loaded ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A compiler that takes little care."""
+    monkeypatch.setattr(cpu_kernel_build, "_FLAGS", ("-O0", "-shared", "-fPIC"))
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch, cache_folder, quick):
+    """The folder for temporary files, in a process whose cache folder cannot be made."""
+    cache_folder.parent.write_text("a file where a folder should be", encoding="utf-8")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp" / f"dunwu-{os.getuid()}"
+
+
+@NEEDS_COMPILER
+def test_a_user_id_without_a_name_and_without_a_home_decodes_with_the_kernel(temporary, monkeypatch):
+    """`docker run --user 54321`, OpenShift: the first rollout ended in a KeyError of getpass, or of Path.home."""
+
+    def nobody(*_):
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    def homeless(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert load_library() is not None
+    assert [path.suffix for path in temporary.iterdir()] == [".so"]
+
+
+AS_NOBODY = """
+import os
+from dunwu.engines.fast import cpu_kernel_build
+from dunwu.engines.fast.cpu_kernel_build import load_library
+cpu_kernel_build._FLAGS = ("-O0", "-shared", "-fPIC")
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+print(load_library() is not None)
+"""
+
+
+@NEEDS_COMPILER
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can take another user id")
+def test_a_process_of_a_user_id_without_a_name_finds_or_does_without_the_kernel():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        environment |= {"TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", AS_NOBODY]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        kept = list(Path(folder).glob("dunwu-54321/*.so"))
+        assert done.stdout.splitlines()[-1] == str(bool(kept))
+
+
+@NEEDS_COMPILER
+def test_a_folder_that_is_a_link_is_not_used_though_it_leads_to_a_folder_of_ours(temporary):
+    """Anyone can put a link to a folder of ours that others may write to into the shared temporary folder."""
+    open_to_all = temporary.parent / "ours"
+    open_to_all.mkdir()
+    temporary.symlink_to(open_to_all)
+    assert load_library() is None
+    assert not list(open_to_all.iterdir())
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_to_is_not_used(temporary, mode):
+    temporary.mkdir()
+    temporary.chmod(mode)
+    assert load_library() is None
+    assert not list(temporary.iterdir())
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("how", ["a link", "others may write", "another's"])
+def test_a_file_that_others_may_have_made_is_made_anew_and_not_loaded(cache_folder, quick, how):
+    """The name is predictable; what lay there ran with this user's rights."""
+    assert load_library() is not None
+    (library,) = cache_folder.iterdir()
+    planted = cache_folder.parent / "planted.so"
+    planted.write_bytes(b"not what was compiled")
+    library.unlink()
+    if how == "a link":
+        library.symlink_to(planted)
+    else:
+        shutil.copy(planted, library)
+        library.chmod(0o777 if how == "others may write" else 0o700)
+    if how == "another's":
+        if os.getuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(library, 54321, 54321)
+    load_library.cache_clear()
+    assert load_library() is not None
+    assert not library.is_symlink() and library.stat().st_uid == os.getuid()
+    assert library.stat().st_mode & 0o022 == 0
+    assert planted.read_bytes() == b"not what was compiled"
 
 
 # -- rows that never touch each other --------------------------------------------------------------------------------
