@@ -60,21 +60,24 @@ def make_engine(
     options = dict(options or {})
     if is_object_name(kind):
         return _foreign(kind, model, tokenizer, options)
-    if kind != "auto" and kind not in ENGINES:
-        raise ConfigError(
-            f"engine={kind!r} is unknown{did_you_mean(kind, ['auto', *ENGINES])}; your own engine is named "
-            "package.module:object"
-        )
     check_adapter(model)
-    reason = unsupported_reason(model) if kind == "auto" else None
-    name = kind if kind != "auto" else "fast" if reason is None else "transformers"
-    if reason is not None:
-        get_logger().info(f"rollouts use the engine 'transformers': the fast one cannot run this model ({reason})")
+    name = _automatic(model) if kind == "auto" else kind
+    if name not in ENGINES:
+        known = did_you_mean(name, ["auto", *ENGINES])
+        raise ConfigError(f"engine={name!r} is unknown{known}; your own engine is named package.module:object")
     factory = ENGINES[name]
     _check_options(name, factory, options, hidden=_RESERVED)
     own = {"autocast": autocast, "kv_cache_bytes": kv_cache_bytes}
     taken = inspect.signature(factory).parameters
     return factory(model, tokenizer, **{key: own[key] for key in own if key in taken}, **options)
+
+
+def _automatic(model: nn.Module) -> str:
+    reason = unsupported_reason(model)
+    if reason is None:
+        return "fast"
+    get_logger().info(f"rollouts use the engine 'transformers': the fast one cannot run this model ({reason})")
+    return "transformers"
 
 
 def _foreign(
