@@ -111,7 +111,7 @@ def made_engine(model: Any, args: argparse.Namespace) -> Any:
     """The fast engine; on a CPU its torch steps, which are what a GPU runs."""
     from dunwu.engines import FastEngine
 
-    return FastEngine(model, tokenizer(), autocast=autocast(args), native=False)
+    return FastEngine(model, tokenizer(), autocast=autocast(args), cpu_kernel=False)
 
 
 def seconds(run: Callable[[], object], args: argparse.Namespace, warm: int = 2) -> float:
@@ -328,7 +328,7 @@ def first_completion(args: argparse.Namespace) -> None:
     from dunwu.model.loading import load_model, load_tokenizer
 
     model = load_model(str(args.first)).to(args.device)
-    engine = FastEngine(model, load_tokenizer(str(args.first)), autocast=autocast(args), native=False)
+    engine = FastEngine(model, load_tokenizer(str(args.first)), autocast=autocast(args), cpu_kernel=False)
     engine.generate(prompts(args), SamplingParams(n=16, max_new_tokens=args.limit))
 
 

@@ -18,8 +18,8 @@ from transformers import (
 
 from dunwu.core.records import SamplingParams
 from dunwu.engines import FastEngine, TransformersEngine, sequence_seed
-from dunwu.engines.fast.cpu_kernel import why_not_native
-from dunwu.engines.sampling import draw, process_logits, uniform_draws
+from dunwu.engines.fast.cpu_kernel import unsupported_reason
+from dunwu.engines.sampling import process_logits, sample, uniform_draws
 from dunwu.model.architectures import why_not_known
 
 ENDS = list(range(5, 25))
@@ -88,7 +88,7 @@ def test_draws_follow_the_distribution():
     logits = torch.tensor([1.0, -0.5, 0.3, 2.0, -3.0, 0.0])
     count = 200_000
     uniform = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    ids, logps = draw(logits.expand(count, -1), uniform, greedy=False)
+    ids, logps = sample(logits.expand(count, -1), uniform, greedy=False)
     expected = logits.double().softmax(0) * count
     chi_square = float(((torch.bincount(ids, minlength=6) - expected) ** 2 / expected).sum())
     assert chi_square < 20.5  # 99.9 % quantile at 5 degrees of freedom
@@ -99,14 +99,14 @@ def test_draws_follow_the_distribution():
 def test_a_token_of_probability_zero_is_never_drawn(point):
     """At the very borders of a step the cumulative sum stands still: the token cut away is drawn by `right=False`."""
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, 0.0, -torch.inf, 0.0, -torch.inf]])
-    ids, logps = draw(logits, torch.tensor([point], dtype=torch.float64), greedy=False)
+    ids, logps = sample(logits, torch.tensor([point], dtype=torch.float64), greedy=False)
     assert int(ids) in (1, 3, 4, 6)
     assert float(logps) == pytest.approx(-math.log(4))
 
 
 def test_a_greedy_draw_is_the_most_likely_token_with_its_own_log_probability():
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
-    ids, logps = draw(logits, torch.tensor([0.99, 0.99], dtype=torch.float64), greedy=True)
+    ids, logps = sample(logits, torch.tensor([0.99, 0.99], dtype=torch.float64), greedy=True)
     assert ids.tolist() == [1, 0]
     torch.testing.assert_close(logps, torch.stack([logits[0].log_softmax(0)[1], logits[1].log_softmax(0)[0]]))
 
@@ -142,9 +142,9 @@ def engine_of(tiny, request):
             return TransformersEngine(model, tokenizer, **options)
         if why_not_known(model):
             pytest.skip(f"the fast engine does not know {family}")
-        if request.param == "native" and why_not_native(model, torch.float32):
+        if request.param == "native" and unsupported_reason(model, torch.float32):
             pytest.skip("compiled steps need a C compiler")
-        return FastEngine(model, tokenizer, native=request.param == "native", **options)
+        return FastEngine(model, tokenizer, cpu_kernel=request.param == "native", **options)
 
     return make
 

@@ -1,59 +1,63 @@
-"""Where completions end, and what they are once they have: shared by the engines.
-
-What it is: end tokens, and tensors turned into `Completion` records. What it is not: sampling.
-"""
+"""Where completions end, and the `Completion` records made of what was sampled; shared by the engines."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from dunwu.core.records import Completion, FinishReason
-from dunwu.engines.fast.slots import Rows
 
-__all__ = ["completed", "end_token_ids", "records_of"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["SampledTokens", "end_token_ids", "make_completions"]
 
 
-def end_token_ids(model: nn.Module, tokenizer: Any) -> list[int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledTokens:
+    """What a call sampled, on the device, `n` rows a prompt.
+
+    Example: `SampledTokens(tokens_RC=torch.tensor([[7, 1], [9, 9]]), logps_RC=torch.zeros(2, 2),
+    length_R=torch.tensor([2, 2]), stopped={1})`
+    """
+
+    tokens_RC: Tensor
+    """Token ids; only the first `length_R` of each row count."""
+    logps_RC: Tensor
+    """Their log-probabilities under the distribution that was sampled."""
+    length_R: Tensor
+    """Tokens of each completion."""
+    stopped: Collection[int]
+    """Rows that a stop string ended."""
+
+
+def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends a completion: the tokenizer's, and those of the model's generation config (often two)."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*listed, tokenizer.eos_token_id] if i is not None})
 
 
-def completed(
-    tokenizer: Any, rows: Rows, end_ids: Collection[int], stopped: Collection[int], n: int
+def make_completions(
+    sampled: SampledTokens, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int], n: int
 ) -> list[list[Completion]]:
-    """The completions of all rows, `n` a prompt; `stopped` are those that a stop string ended."""
-    return records_of(
-        tokenizer, rows.tokens_RN.tolist(), rows.logps_RN.tolist(), rows.length_R.tolist(), end_ids, stopped, n
-    )
-
-
-def records_of(
-    tokenizer: Any,
-    tokens: list[list[int]],
-    logps: list[list[float]],
-    lengths: list[int],
-    end_ids: Collection[int],
-    stopped: Collection[int],
-    n: int,
-) -> list[list[Completion]]:
-    """Records of rows of which the first `lengths` tokens count.
+    """Records of all rows, `n` a prompt.
 
     Ids that the tokenizer does not know (a model's vocabulary is often padded) decode to nothing.
     """
-    ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+    # Row by row: padding, which may be most of a large call, never becomes Python numbers.
+    lengths, tokens, floats = sampled.length_R.tolist(), sampled.tokens_RC.cpu(), sampled.logps_RC.cpu()
+    ids: list[list[int]] = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+    logps: list[list[float]] = [row[:length].tolist() for row, length in zip(floats, lengths, strict=True)]
     known = len(tokenizer)
     texts = tokenizer.batch_decode([[i for i in row if i < known] for row in ids], skip_special_tokens=True)
-    flat = []
+    found = []
     for row, text in enumerate(texts):
-        finish: FinishReason = "stop" if ids[row][-1] in end_ids or row in stopped else "length"
-        flat.append(
-            Completion(
-                ids=tuple(ids[row]), sampler_logps=tuple(logps[row][: lengths[row]]), finish_reason=finish, text=text
-            )
+        reason: FinishReason = "stop" if ids[row][-1] in end_ids or row in sampled.stopped else "length"
+        found.append(
+            Completion(ids=tuple(ids[row]), sampler_logps=tuple(logps[row]), finish_reason=reason, text=text)
         )
-    return [flat[start : start + n] for start in range(0, len(flat), n)]
+    return [found[start : start + n] for start in range(0, len(found), n)]

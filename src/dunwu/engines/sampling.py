@@ -1,30 +1,55 @@
-"""From logits to tokens: the warpers, one draw a row, and the seed of every sequence.
+"""From logits to tokens: the seed of every completion, the warpers, and one random number a token.
 
-What it is: pure functions on a batch of next-token logits. What it is not: a loop or a model.
-A draw needs one uniform number a row, so a row's tokens depend on its own seed only, not on its batch.
+A row's tokens depend on its own seed only, not on the rows beside it.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, C token limit, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dunwu.core.records import SamplingParams
+from dunwu.core.records import Prompt, SamplingParams
 
-__all__ = ["draw", "process_logits", "sequence_seed", "uniform_draws"]
+__all__ = ["process_logits", "sample", "sample_seeds", "sequence_seed", "uniform_draws"]
 
 
-def sequence_seed(seed: int, step: int, key: int, index: int) -> int:
-    """The seed of completion `index` of prompt `key` at `step` of the run `seed`: a 63-bit hash of the four."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{key}/{index}".encode(), digest_size=8).digest()
+def sample_seeds(prompts: Sequence[Prompt], sampling: SamplingParams) -> list[int]:
+    """The seed of every completion of a call, `sampling.n` for each prompt, in order.
+
+    Prompts that agree in row, first sample and turn ask for more samples of the same: the k-th of them counts as the
+    samples from `first_sample + k · n`. Seeds are made for a whole call: how it is cut into batches changes none.
+
+    Example: `len(sample_seeds(prompts, SamplingParams(n=4)))` is four times the number of prompts.
+    """
+    asked: Counter[tuple[int, int, int]] = Counter()
+    seeds = []
+    for prompt in prompts:
+        key = (prompt.row_index, prompt.first_sample, prompt.turn)
+        first = prompt.first_sample + asked[key] * sampling.n
+        asked[key] += 1
+        for sample in range(first, first + sampling.n):
+            seeds.append(sequence_seed(sampling.seed, sampling.step, prompt.row_index, sample, prompt.turn))
+    return seeds
+
+
+def sequence_seed(seed: int, step: int, row: int, sample: int, turn: int = 0) -> int:
+    """The seed of turn `turn` of sample `sample` of dataset row `row` at step `step` of the run `seed`.
+
+    A hash of the five, in [0, 2^63); torch's CPU generator keeps its lower 32 bits, so two completions share their
+    random numbers with probability 2^-32.
+    """
+    parts = (seed, step, row, sample, turn) if turn else (seed, step, row, sample)
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def uniform_draws(seeds: list[int], length: int, device: torch.device) -> Tensor:
+def uniform_draws(seeds: Sequence[int], length: int, device: torch.device) -> Tensor:
     """One number in [0, 1) a token, (B, length), float64; row i comes from seeds[i] alone."""
     generator = torch.Generator()
     rows = [torch.rand(length, dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
@@ -32,7 +57,7 @@ def uniform_draws(seeds: list[int], length: int, device: torch.device) -> Tensor
 
 
 def process_logits(logits_BV: Tensor, sampling: SamplingParams, seen_BV: Tensor | None = None) -> Tensor:
-    """Logits of the distribution that is sampled, (B, V), float32: what is cut away is −inf.
+    """Logits of the distribution that is sampled, (B, V), float32; tokens that are cut away get −inf.
 
     Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BV` says which
     tokens are present in each row; needed for the repetition penalty only.
@@ -53,11 +78,11 @@ def process_logits(logits_BV: Tensor, sampling: SamplingParams, seen_BV: Tensor 
     return logits_BV
 
 
-def draw(logits_BV: Tensor, uniform_B: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
+def sample(logits_BV: Tensor, uniform_B: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
     """Token and its log-probability for each row: (B,), (B,).
 
-    Inverse of the cumulative distribution at one uniform number: some 10 times faster than torch.multinomial on a
-    small vocabulary. The sum runs in float64, so that a row's token does not hang on the rounding of its batch.
+    The inverse of the cumulative distribution at one uniform number: some 10 times faster than torch.multinomial on a
+    small vocabulary. The sum runs in float64, so that a row's token does not depend on the rounding of its batch.
     """
     logps_BV = logits_BV.log_softmax(dim=-1)
     if greedy:

@@ -41,7 +41,7 @@ typedef struct {
 typedef struct {
     const Layer *layers;
     const float *embedding, *norm, *head, *head_bias, *cosine, *sine;
-    int64_t depth, hidden, hidden_padded, heads, key_heads, width, qkv_padded, inner, inner_padded;
+    int64_t depth, hidden, hidden_padded, heads, kv_heads, head_dim, qkv_padded, inner, inner_padded;
     int64_t vocabulary, vocabulary_padded, length;
     float eps;
 } Model;
@@ -132,14 +132,14 @@ static void rotate(float *x, const float *cosine, const float *sine, int64_t hal
 }
 
 /* One head of one row: softmax(q K) V over positions first .. last. `scores` has room for `length` floats. */
-INLINE void attend(const int64_t width, const float *query, const float *keys, const float *values, int64_t length,
+INLINE void attend(const int64_t head_dim, const float *query, const float *keys, const float *values, int64_t length,
                    int64_t first, int64_t last, float *scores, float *out) {
-    const float scale = 1.0f / sqrtf((float)width);
+    const float scale = 1.0f / sqrtf((float)head_dim);
     const int64_t begin = first / LANES * LANES;
     vec highest = all(-1e30f);
     for (int64_t t = begin; t <= last; t += LANES) {
         vec sum = all(0.0f);
-        for (int64_t d = 0; d < width; d++) sum += load(keys + d * length + t) * query[d];
+        for (int64_t d = 0; d < head_dim; d++) sum += load(keys + d * length + t) * query[d];
         store(scores + t, sum * scale);
         for (int64_t i = t; i < t + LANES; i++)
             if (i < first || i > last) scores[i] = -1e30f;
@@ -157,50 +157,50 @@ INLINE void attend(const int64_t width, const float *query, const float *keys, c
     }
     float sum = 0.0f;
     for (int i = 0; i < LANES; i++) sum += total[i];
-    for (int64_t d = 0; d < width; d++) out[d] = 0.0f;
+    for (int64_t d = 0; d < head_dim; d++) out[d] = 0.0f;
     for (int64_t t = first; t <= last; t++)
-        for (int64_t d = 0; d < width; d++) out[d] += scores[t] * values[t * width + d];
-    for (int64_t d = 0; d < width; d++) out[d] /= sum;
+        for (int64_t d = 0; d < head_dim; d++) out[d] += scores[t] * values[t * head_dim + d];
+    for (int64_t d = 0; d < head_dim; d++) out[d] /= sum;
 }
 
 static void attend_row(const Model *m, const Layer *layer, int64_t slot, int64_t position, const float *query,
                        float *scores, float *out) {
-    const int64_t shared = m->heads / m->key_heads, size = m->width * m->length;
+    const int64_t shared = m->heads / m->kv_heads, size = m->head_dim * m->length;
     const int64_t first = layer->window && position >= layer->window ? position - layer->window + 1 : 0;
     for (int64_t h = 0; h < m->heads; h++) {
-        const int64_t place = (slot * m->key_heads + h / shared) * size;
+        const int64_t place = (slot * m->kv_heads + h / shared) * size;
         const float *keys = layer->keys + place, *values = layer->values + place;
-        const float *q = query + h * m->width;
-        float *o = out + h * m->width;
-        switch (m->width) { /* constants let the compiler unroll */
+        const float *q = query + h * m->head_dim;
+        float *o = out + h * m->head_dim;
+        switch (m->head_dim) { /* constants let the compiler unroll */
         case 16: attend(16, q, keys, values, m->length, first, position, scores, o); break;
         case 32: attend(32, q, keys, values, m->length, first, position, scores, o); break;
         case 64: attend(64, q, keys, values, m->length, first, position, scores, o); break;
-        default: attend(m->width, q, keys, values, m->length, first, position, scores, o);
+        default: attend(m->head_dim, q, keys, values, m->length, first, position, scores, o);
         }
     }
 }
 
 static void query_key_value(const Model *m, const Layer *layer, int64_t slot, int64_t position, float *qkv) {
-    const int64_t width = m->width, half = width / 2;
+    const int64_t head_dim = m->head_dim, half = head_dim / 2;
     const float *cosine = m->cosine + position * half, *sine = m->sine + position * half;
-    for (int64_t h = 0; h < m->heads + m->key_heads; h++) {
+    for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
         const float *weight = h < m->heads ? layer->query_norm : layer->key_norm;
-        float *x = qkv + h * width;
-        if (weight) normalise(x, weight, width, width * m->eps, sqrtf((float)width), x);
+        float *x = qkv + h * head_dim;
+        if (weight) normalise(x, weight, head_dim, head_dim * m->eps, sqrtf((float)head_dim), x);
         rotate(x, cosine, sine, half);
     }
-    for (int64_t h = 0; h < m->key_heads; h++) {
-        const int64_t place = (slot * m->key_heads + h) * width * m->length;
-        const float *key = qkv + (m->heads + h) * width, *value = key + m->key_heads * width;
-        for (int64_t d = 0; d < width; d++) layer->keys[place + d * m->length + position] = key[d];
-        memcpy(layer->values + place + position * width, value, width * sizeof(float));
+    for (int64_t h = 0; h < m->kv_heads; h++) {
+        const int64_t place = (slot * m->kv_heads + h) * head_dim * m->length;
+        const float *key = qkv + (m->heads + h) * head_dim, *value = key + m->kv_heads * head_dim;
+        for (int64_t d = 0; d < head_dim; d++) layer->keys[place + d * m->length + position] = key[d];
+        memcpy(layer->values + place + position * head_dim, value, head_dim * sizeof(float));
     }
 }
 
 static void run_chunk(const Model *m, int rows, const int64_t *ids, const int64_t *positions, const int64_t *slots,
                       float *logits, float *work) {
-    const int64_t hp = m->hidden_padded, qp = m->qkv_padded, ip = m->inner_padded, mixed = m->heads * m->width;
+    const int64_t hp = m->hidden_padded, qp = m->qkv_padded, ip = m->inner_padded, mixed = m->heads * m->head_dim;
     const float floor = m->hidden * m->eps;
     float *x = work, *normal = x + CHUNK * hp, *qkv = normal + CHUNK * hp, *out = qkv + CHUNK * qp;
     float *gate_up = out + CHUNK * mixed, *scores = gate_up + CHUNK * 2 * ip;
@@ -235,7 +235,7 @@ static void run_chunk(const Model *m, int rows, const int64_t *ids, const int64_
 
 /* Floats of scratch memory for each thread. */
 int64_t dunwu_work(const Model *m) {
-    return CHUNK * (2 * m->hidden_padded + m->qkv_padded + m->heads * m->width + 2 * m->inner_padded) + m->length;
+    return CHUNK * (2 * m->hidden_padded + m->qkv_padded + m->heads * m->head_dim + 2 * m->inner_padded) + m->length;
 }
 
 /* Each row's token goes into its slot at its position; logits (rows, vocabulary_padded), or NULL. */

@@ -1,25 +1,27 @@
-"""Steps replayed as CUDA graphs: one launch instead of hundreds.
+"""Decoding steps captured as CUDA graphs: one launch instead of hundreds.
 
-What it is: a function on static tensors is captured once for each shape and replayed afterwards; weights that change
-in place change the replay too. Without CUDA, the function is simply called: one code path, tested on the CPU.
-What it is not: a compiler. What a step computes is the step's own affair; it may not wait for the device.
+A function on static tensors is captured once for each key and replayed afterwards; weights that change in place
+change the replay too. Without CUDA the function is simply called: one code path, tested on the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-__all__ = ["Replay"]
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
+__all__ = ["CudaGraphRunner"]
 
 _WARM_UP = 2
 """Calls before a capture: libraries make their workspaces in the first."""
 
 
-class Replay:
+class CudaGraphRunner:
     """Captured steps by key.
 
     Args:
@@ -31,8 +33,8 @@ class Replay:
     def __init__(self, device: torch.device, state: Sequence[Tensor], *, enabled: bool = True) -> None:
         self.enabled = enabled and device.type == "cuda"
         self.state = state
-        self._graphs: dict[Hashable, Any] = {}
-        self._pool: Any = None
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool: _POOL_HANDLE | None = None
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
         """Run `step`, which reads and writes static tensors only; the first call with a key captures it."""
@@ -46,7 +48,7 @@ class Replay:
                 tensor.copy_(old)
         self._graphs[key].replay()
 
-    def _captured(self, step: Callable[[], None]) -> Any:
+    def _captured(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

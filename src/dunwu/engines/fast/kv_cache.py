@@ -1,47 +1,51 @@
-"""Keys and values of every row, in one block that is allocated once.
+"""Keys and values of every slot, in one block that is allocated once.
 
-What it is: a slot for each row, so long as its prompt and completion together may become; live rows stand in the
-first slots, without gaps, so that attention reads one plain view. Rows are moved, never gathered.
-What it is not: paged. A slot is reserved whole; how many fit is asked before (`slots_that_fit`).
+A slot has room for a whole prompt and completion. Live slots are the first ones, without gaps, so that attention
+reads one plain view; slots are moved, never gathered, and nothing is paged. `FastEngine` decides how many slots fit.
 
-Shapes: S slots, K key heads, T positions, D a head's width.
+Shapes: S slots, B of them live, K kv heads, T positions, D head dimension.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-__all__ = ["Cache", "head_width", "slot_bytes"]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["KVCache", "head_dim", "kv_bytes_per_slot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
+class KVCache:
     """One block for all layers.
 
-    Example: `Cache.make(inner, slots=128, length=152, dtype=torch.float32, device=device)`
+    Example: `KVCache.make(config, slots=128, length=152, dtype=torch.float32, device=torch.device("cpu"))`
     """
 
     block: Tensor
     """(layers, 2, S, K, T, D): keys, then values."""
 
     @classmethod
-    def make(cls, config: Any, *, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> Cache:
-        """An empty cache. Zeros, not what was there: a masked place still enters a product, and 0 · NaN is NaN."""
-        shape = (config.num_hidden_layers, 2, slots, config.num_key_value_heads, length, head_width(config))
+    def make(
+        cls, config: PretrainedConfig, *, slots: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> KVCache:
+        """An empty cache. Zeros, not what was there: a masked position still enters a product, and 0 · NaN is NaN."""
+        shape = (config.num_hidden_layers, 2, slots, config.num_key_value_heads, length, head_dim(config))
         return cls(block=torch.zeros(shape, dtype=dtype, device=device))
 
     @property
     def slots(self) -> int:
-        """S."""
+        """Number of slots (S)."""
         return self.block.shape[2]
 
     @property
     def length(self) -> int:
-        """T."""
+        """Positions of a slot (T)."""
         return self.block.shape[4]
 
     @property
@@ -59,26 +63,24 @@ class Cache:
         """Each layer's keys and values as one table of positions, (2 · S · K · T, D); no copy."""
         return self.block.flatten(1, 4).unbind()
 
-    def view(self, rows: int, span: int) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values in the first slots and positions, (rows · K, span, D); no copy."""
-        return [(keys, values) for keys, values in self.block[:, :, :rows, :, :span].flatten(2, 3).unbind()]
+    def view(self, rows: int, kv_length: int) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values in the first slots and positions, (B · K, kv_length, D); no copy."""
+        return [(keys, values) for keys, values in self.block[:, :, :rows, :, :kv_length].flatten(2, 3).unbind()]
 
     def clear(self) -> None:
         """Zeros again: what an earlier call left may not be finite."""
         self.block.zero_()
 
-    def move(self, source: Tensor, target: Tensor, span: int) -> None:
-        """Copy slots onto others, up to `span` positions."""
-        self.block[:, :, target, :, :span] = self.block[:, :, source, :, :span]
+    def move(self, source: Tensor, target: Tensor, kv_length: int) -> None:
+        """Copy slots onto others, up to `kv_length` positions."""
+        self.block[:, :, target, :, :kv_length] = self.block[:, :, source, :, :kv_length]
 
 
-def slot_bytes(config: Any, length: int, dtype: torch.dtype) -> int:
-    """Memory of one row."""
-    return (
-        int(2 * config.num_hidden_layers * config.num_key_value_heads * head_width(config) * length) * dtype.itemsize
-    )
+def kv_bytes_per_slot(config: PretrainedConfig, length: int, dtype: torch.dtype) -> int:
+    """Memory of the keys and values of one slot."""
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * length) * dtype.itemsize
 
 
-def head_width(config: Any) -> int:
-    """D."""
+def head_dim(config: PretrainedConfig) -> int:
+    """Dimension of one attention head (D)."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

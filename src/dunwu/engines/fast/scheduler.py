@@ -1,13 +1,11 @@
-"""One call of the fast engine: prompts that wait, rows that live, and how they take turns.
+"""One call of the fast engine: prompts that wait, slots that are live, and how they take turns.
 
-What it is: a scheduler. Every prompt is computed once, whatever the number of its completions; rows stand in slots of
-one cache; a row that has finished leaves, and a waiting one takes its place; a step touches static tensors only, so
-that a GPU replays it as a graph and is asked what has finished every few tokens, not at each.
-What it is not: arithmetic. The forward is `decoder`'s, draws are `rows`' and `sampling`'s, memory is `cache`'s.
+Every prompt is computed once, whatever the number of its completions. A completion that has finished leaves its slot,
+and a waiting one takes it. A step touches static tensors only, so a GPU replays it as a graph, and is asked what has
+finished every few tokens, not at each. A completion depends on its own seed alone, not on what is decoded beside it.
 
-A completion depends on its own seed alone (`sampling.sequence_seed`), not on the rows beside it.
-
-Shapes: R completions asked for, S slots, B live rows, P prompts, L longest prompt, N token limit, V vocabulary.
+Shapes: R completions asked for, S slots, B live ones, P prompts, G completions of a prompt, L longest prompt, C token
+limit, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,195 +13,193 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from dunwu.core.records import Completion, Prompt, SamplingParams
-from dunwu.engines.completions import completed
-from dunwu.engines.fast.cpu_kernel import NativeDecoder
-from dunwu.engines.fast.cuda_graphs import Replay
+from dunwu.core.records import Prompt, SamplingParams
+from dunwu.engines.completions import SampledTokens
+from dunwu.engines.fast.cpu_kernel import CpuKernelDecoder
+from dunwu.engines.fast.cuda_graphs import CudaGraphRunner
 from dunwu.engines.fast.decoder import Decoder
-from dunwu.engines.fast.slots import Rows
-from dunwu.engines.sampling import sequence_seed, uniform_draws
+from dunwu.engines.fast.slots import SlotState
+from dunwu.engines.sampling import sample_seeds, uniform_draws
 from dunwu.engines.stop_strings import StopStrings
 
-__all__ = ["Decoding", "Held", "Holder"]
+__all__ = ["EngineBuffers", "Scheduler"]
 
-_LOOK_EVERY: Final = {"cuda": 8}
-"""Tokens between two looks at what has finished: each look makes the host wait for the device."""
-_SPAN: Final = {"cuda": 64}
+SYNC_EVERY: Final = {"cuda": 8}
+"""Tokens between two looks at what has finished: each makes the host wait for the device."""
+KV_LENGTH_UNIT: Final = {"cuda": 64}
 """Attention reads a multiple of so many positions, so that one graph serves for a while."""
 _BATCHES: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
 """Rows of a step on a GPU, rounded up, so that a few graphs serve all."""
 _PREFILL_TOKENS: Final = 16_384
-_LEAVE_SHARE: Final = 1 / 16
-"""Moving rows costs about what a finished row costs in a few steps; so many of the live rows are worth it."""
-
-
-class Holder(Protocol):
-    """What a call needs of its engine."""
-
-    tokenizer: Any
-    end_ids: list[int]
-
-    def hold(
-        self, decoder: Decoder | NativeDecoder, rows: int, length: int, sampling: SamplingParams
-    ) -> tuple[Held, int]:
-        """Cache and row tensors that are large enough, and how many rows may live at a time."""
-        ...
-
-    def stops(self, sampling: SamplingParams, vocabulary: int) -> StopStrings | None:
-        """The table of the call's stop strings."""
-        ...
+_RETIRE_SHARE: Final = 1 / 16
+"""Moving slots costs about what a finished row costs in a few steps: it is done once this share has finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What stays between calls.
+class EngineBuffers:
+    """What stays between calls: captured graphs know these tensors by address, so they live as long as the graphs do.
 
-    Captured graphs know these tensors by address, so they live as long as the graphs do.
-
-    Example: `Held(cache=cache, rows=rows, replay=Replay(device, rows.tensors()), end_ids=torch.tensor([1]))`
+    Example: `EngineBuffers(cache=cache, state=state, graphs=CudaGraphRunner(device, state.tensors()),
+    end_ids=torch.tensor([1]))`
     """
 
     cache: Any
-    rows: Rows
-    replay: Replay
+    """A `KVCache` or `CpuKernelCache`, as the decoder made it."""
+    state: SlotState
+    graphs: CudaGraphRunner
     end_ids: Tensor
+    """Tokens that end a completion."""
 
-    def serves(self, slots: int, length: int, rows: int, limit: int, penalised: bool) -> bool:
-        fits = self.cache.slots >= slots and self.cache.length >= length
-        return fits and self.rows.serves(rows, limit, penalised)
+    def fits(self, slots: int, length: int, completions: int, limit: int, penalised: bool) -> bool:
+        """Whether a call of this size can use these buffers."""
+        is_large = self.cache.slots >= slots and self.cache.length >= length
+        return is_large and self.state.fits(completions, limit, penalised)
 
 
-class Decoding:
-    """One call of `generate`."""
+class Scheduler:
+    """One call of `generate`.
+
+    Args:
+        decoder: the forward.
+        buffers: cache and slot tensors that are large enough.
+        slots: completions that may be live at a time.
+        prompts: what is asked.
+        sampling: how.
+        stops: the table of the call's stop strings.
+    """
 
     def __init__(
-        self, engine: Holder, decoder: Decoder | NativeDecoder, prompts: Sequence[Prompt], sampling: SamplingParams
+        self,
+        decoder: Decoder | CpuKernelDecoder,
+        buffers: EngineBuffers,
+        slots: int,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        stops: StopStrings | None,
     ) -> None:
-        self.engine, self.decoder, self.prompts, self.sampling = engine, decoder, prompts, sampling
-        longest = max(len(prompt.ids) for prompt in prompts)
-        _check_context(self.decoder.inner.config, longest, sampling.max_new_tokens)
-        total = len(prompts) * sampling.n
-        held, self.slots = engine.hold(self.decoder, total, longest + sampling.max_new_tokens, sampling)
-        self.cache, self.rows, self.replay = held.cache, held.rows, held.replay
-        self.rows.seed(self._uniforms())
-        device = self.decoder.device
-        self.end_ids = held.end_ids
-        self.stops = engine.stops(sampling, self.decoder.inner.config.vocab_size)
-        self.look_every = _LOOK_EVERY.get(device.type, 1)
-        self.waiting = deque(_units(len(prompts), sampling.n, self.slots))
+        self.decoder, self.buffers, self.slots = decoder, buffers, slots
+        self.prompts, self.sampling, self.stops = prompts, sampling, stops
+        self.cache, self.state = buffers.cache, buffers.state
+        seeds = sample_seeds(prompts, sampling)
+        self.state.set_uniforms(uniform_draws(seeds, sampling.max_new_tokens, decoder.device))
+        self.sync_every = SYNC_EVERY.get(decoder.device.type, 1)
+        self.waiting = deque(_units(len(prompts), sampling.n, slots))
         self.live = 0
-        self.reach: list[int] = []
-        """Positions each live row may have filled, as the host knows it."""
+        self.max_position: list[int] = []
+        """Positions each live slot may have filled, as the host knows it."""
         self.stopped: set[int] = set()
 
-    def completions(self) -> list[list[Completion]]:
-        """Decode until nothing waits and nothing lives."""
+    def run(self) -> SampledTokens:
+        """Decode until nothing waits and no slot is live."""
         while self.waiting or self.live:
             self._admit()
-            for _ in range(self.look_every):
+            for _ in range(self.sync_every):
                 self._step()
-            self._look()
-        return completed(self.engine.tokenizer, self.rows, self.engine.end_ids, self.stopped, self.sampling.n)
+            self._retire_finished()
+        state = self.state
+        return SampledTokens(
+            tokens_RC=state.tokens_RC, logps_RC=state.logps_RC, length_R=state.length_R, stopped=self.stopped
+        )
 
     def _admit(self) -> None:
-        """Waiting prompts take free slots, where that is worth a prefill."""
-        while self.waiting and self.live + self.waiting[0].rows <= self.slots:
-            rows, width = self.waiting[0].rows, 0
+        """Waiting prompts take free slots, as many prompts of one shape at a time as a prefill should have."""
+        while self.waiting and self.live + self.waiting[0].copies <= self.slots:
+            copies, length = self.waiting[0].copies, 0
             chosen: list[_Unit] = []
-            while (
-                self.waiting and self.waiting[0].rows == rows and self.live + rows * (len(chosen) + 1) <= self.slots
-            ):
-                width = max(width, len(self.prompts[self.waiting[0].prompt].ids))
-                if chosen and width * (len(chosen) + 1) > _PREFILL_TOKENS:
+            while self._has_room_for(copies, len(chosen) + 1):
+                length = max(length, len(self.prompts[self.waiting[0].prompt].ids))
+                if chosen and length * (len(chosen) + 1) > _PREFILL_TOKENS:
                     break
                 chosen.append(self.waiting.popleft())
-            self._prefill(chosen, rows)
+            self._prefill(chosen, copies)
 
-    def _prefill(self, units: list[_Unit], rows: int) -> None:
+    def _has_room_for(self, copies: int, units: int) -> bool:
+        """Whether the next waiting unit has this many completions, and so many such units fit."""
+        return bool(self.waiting) and self.waiting[0].copies == copies and self.live + copies * units <= self.slots
+
+    def _prefill(self, units: list[_Unit], copies: int) -> None:
         device = self.decoder.device
         prompts = [self.prompts[unit.prompt].ids for unit in units]
         lengths = [len(ids) for ids in prompts]
-        width = max(lengths)
-        ids_PL = torch.tensor([[*ids, *[ids[0]] * (width - len(ids))] for ids in prompts], device=device)
-        start, end = self.live, self.live + len(units) * rows
-        slots_PN = torch.arange(start, end, device=device).view(len(units), rows)
-        logits_PV = self.decoder.prefill(ids_PL, torch.tensor(lengths, device=device), slots_PN, self.cache)
-        row_ids = [unit.prompt * self.sampling.n + unit.first + i for unit in units for i in range(rows)]
-        last = [length - 1 for length in lengths for _ in range(rows)]
-        self.rows.place(start, row_ids, last, ids_PL.repeat_interleave(rows, dim=0))
+        longest = max(lengths)
+        ids_PL = torch.tensor([[*ids, *[ids[0]] * (longest - len(ids))] for ids in prompts], device=device)
+        start, end = self.live, self.live + len(units) * copies
+        slots_PG = torch.arange(start, end, device=device).view(len(units), copies)
+        logits_PV = self.decoder.prefill(ids_PL, torch.tensor(lengths, device=device), slots_PG, self.cache)
+        completions = [unit.prompt * self.sampling.n + unit.first + i for unit in units for i in range(copies)]
+        last = [length - 1 for length in lengths for _ in range(copies)]
+        self.state.assign(start, completions, last, ids_PL.repeat_interleave(copies, dim=0))
         self.live = end
-        self.reach += [position + 1 for position in last]
-        self._take(start, end, logits_PV.repeat_interleave(rows, dim=0))
+        self.max_position += [position + 1 for position in last]
+        self._sample(start, end, logits_PV.repeat_interleave(copies, dim=0))
 
     def _step(self) -> None:
-        """One token for every live row."""
+        """One token for every live slot."""
         if not self.live:
             return
-        rows = self.live if not self.replay.enabled else _rounded_up(self.live, self.cache.slots)
-        self.reach = [reach + 1 for reach in self.reach]
-        unit = _SPAN.get(self.decoder.device.type, 1)
-        span = min(-(-max(self.reach) // unit) * unit, self.cache.length)
+        graphs = self.buffers.graphs
+        rows = self.live if not graphs.enabled else _rounded_up(self.live, self.cache.slots)
+        self.max_position = [position + 1 for position in self.max_position]
+        unit = KV_LENGTH_UNIT.get(self.decoder.device.type, 1)
+        kv_length = min(-(-max(self.max_position) // unit) * unit, self.cache.length)
 
         def step() -> None:
-            state = self.rows
-            logits = self.decoder.step(state.token_S[:rows], state.position_S[:rows], span, self.cache)
-            self._take(0, rows, logits)
+            state = self.state
+            logits_BV = self.decoder.step(state.token_S[:rows], state.position_S[:rows], kv_length, self.cache)
+            self._sample(0, rows, logits_BV)
 
-        self.replay.run((rows, span, *self._warpers()), step)
+        graphs.run((rows, kv_length, *self._warpers()), step)
 
-    def _take(self, start: int, end: int, logits_BV: Tensor) -> None:
-        suspects = self.stops.suspect_V if self.stops is not None else None
-        self.rows.take(start, end, logits_BV, self.sampling, self.end_ids, suspects)
+    def _sample(self, start: int, end: int, logits_BV: Tensor) -> None:
+        may_stop_V = self.stops.may_stop_V if self.stops is not None else None
+        self.state.sample(start, end, logits_BV, self.sampling, self.buffers.end_ids, may_stop_V)
 
-    def _look(self) -> None:
-        """Finished rows leave, the last live ones take their slots."""
+    def _retire_finished(self) -> None:
+        """Finished completions leave; the last live slots move into the holes."""
         if self.stops is not None:
             self._check_stops(self.stops)
-        done = self.rows.done_S[: self.live].tolist()
+        done = self.state.done_S[: self.live].tolist()
         leaving = sum(done)
-        worth = leaving == self.live or leaving >= max(1, self.live * _LEAVE_SHARE)
-        if not leaving or not worth:
+        if not leaving or (leaving != self.live and leaving < max(1, self.live * _RETIRE_SHARE)):
             return
-        self.rows.note_lengths(self.live)
+        self.state.record_lengths(self.live)
         staying = self.live - leaving
-        holes = [slot for slot in range(staying) if done[slot]]
-        movers = [slot for slot in range(staying, self.live) if not done[slot]]
-        if movers:
-            device = self.decoder.device
-            source, target = torch.tensor(movers, device=device), torch.tensor(holes, device=device)
-            self.cache.move(source, target, min(max(self.reach), self.cache.length))
-            self.rows.move(source, target)
-            for mover, hole in zip(movers, holes, strict=True):
-                self.reach[hole] = self.reach[mover]
-        self.rows.done_S[staying : self.live] = True
+        self._move(
+            [slot for slot in range(staying, self.live) if not done[slot]],
+            [slot for slot in range(staying) if done[slot]],
+        )
+        self.state.done_S[staying : self.live] = True
         # A step may be rounded up to slots that are empty: at position 0 they see something, and stay finite.
-        self.rows.position_S[staying : self.live] = 0
+        self.state.position_S[staying : self.live] = 0
         self.live = staying
-        del self.reach[staying:]
+        del self.max_position[staying:]
+
+    def _move(self, movers: list[int], holes: list[int]) -> None:
+        if not movers:
+            return
+        device = self.decoder.device
+        source, target = torch.tensor(movers, device=device), torch.tensor(holes, device=device)
+        self.cache.move(source, target, min(max(self.max_position), self.cache.length))
+        self.state.move(source, target)
+        for mover, hole in zip(movers, holes, strict=True):
+            self.max_position[hole] = self.max_position[mover]
 
     def _check_stops(self, stops: StopStrings) -> None:
-        for slot in self.rows.suspect_S[: self.live].nonzero().flatten().tolist():
-            row, count = int(self.rows.row_S[slot]), int(self.rows.count_S[slot])
-            end = stops.first_end(self.rows.tokens_RN[row, :count].tolist(), max(0, count - self.look_every - 1))
-            self.rows.suspect_S[slot] = False
+        state = self.state
+        for slot in state.may_stop_S[: self.live].nonzero().flatten().tolist():
+            completion, count = int(state.completion_S[slot]), int(state.count_S[slot])
+            ids = state.tokens_RC[completion, :count].tolist()
+            end = stops.first_end(ids, max(0, count - self.sync_every - 1))
+            state.may_stop_S[slot] = False
             if end is not None:
-                self.rows.count_S[slot] = end
-                self.rows.done_S[slot] = True
-                self.stopped.add(row)
-
-    def _uniforms(self) -> Tensor:
-        sampling = self.sampling
-        seeds = [
-            sequence_seed(sampling.seed, sampling.step, prompt.row_index, index)
-            for prompt in self.prompts
-            for index in range(sampling.n)
-        ]
-        return uniform_draws(seeds, sampling.max_new_tokens, self.decoder.device)
+                state.count_S[slot] = end
+                state.done_S[slot] = True
+                self.stopped.add(completion)
 
     def _warpers(self) -> tuple[object, ...]:
         s = self.sampling
@@ -216,13 +212,13 @@ class _Unit:
 
     prompt: int
     first: int
-    rows: int
+    copies: int
 
 
 def _units(prompts: int, n: int, slots: int) -> list[_Unit]:
-    """A group at a time, where it fits into the slots; else in parts."""
+    """All completions of a prompt at a time, where they fit into the slots; else in parts."""
     return [
-        _Unit(prompt=prompt, first=first, rows=min(slots, n - first))
+        _Unit(prompt=prompt, first=first, copies=min(slots, n - first))
         for prompt in range(prompts)
         for first in range(0, n, min(slots, n))
     ]
@@ -230,12 +226,3 @@ def _units(prompts: int, n: int, slots: int) -> list[_Unit]:
 
 def _rounded_up(rows: int, slots: int) -> int:
     return min((size for size in (*_BATCHES, slots) if size >= rows), default=slots) if rows < slots else slots
-
-
-def _check_context(config: Any, prompt: int, new: int) -> None:
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and prompt + new > context:
-        raise ValueError(
-            f"a prompt of {prompt} tokens and a completion of up to {new} do not fit the model's context of "
-            f"{context} tokens; shorten the prompt, or lower max_new_tokens"
-        )
