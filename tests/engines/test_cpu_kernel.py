@@ -28,7 +28,7 @@ NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc
 def cache_folder(tmp_path, monkeypatch):
     """A user's cache folder with nothing in it, and no library remembered before or after the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("DUNWU_CPU_KERNEL", raising=False)
+    monkeypatch.delenv("DUNWU_NATIVE", raising=False)
     load_library.cache_clear()
     yield tmp_path / "cache" / "dunwu"
     load_library.cache_clear()
@@ -59,15 +59,15 @@ def test_the_library_is_compiled_once_and_kept_in_the_users_cache_folder(tiny, c
     assert cache_folder.stat().st_mode & 0o077 == 0, "what is loaded as code is nobody else's to write"
 
 
-@pytest.mark.parametrize("way", ["DUNWU_CPU_KERNEL", "PATH"])
+@pytest.mark.parametrize("way", ["DUNWU_NATIVE", "PATH"])
 def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(
     tiny, cache_folder, monkeypatch, caplog, way
 ):
     """Without a compiler rollouts are three times slower, which nobody was told; who switches it off knows."""
-    monkeypatch.setenv(way, "0" if way == "DUNWU_CPU_KERNEL" else str(cache_folder))
+    monkeypatch.setenv(way, "0" if way == "DUNWU_NATIVE" else str(cache_folder))
     with caplog.at_level(logging.INFO, logger="dunwu"):
         reason = unsupported_reason(tiny.model(), torch.float32)
-        assert reason is not None and "no C compiler" in reason and "DUNWU_CPU_KERNEL is 0" in reason
+        assert reason is not None and "no C compiler" in reason and "DUNWU_NATIVE is 0" in reason
         assert works(tiny, compiled=False)
         load_library.cache_clear()
         assert works(tiny, compiled=False)

@@ -18,7 +18,7 @@ from typing import Any
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "DUNWU_CPU_KERNEL": "0",
+    "DUNWU_NATIVE": "0",
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",
     "MKL_NUM_THREADS": "1",

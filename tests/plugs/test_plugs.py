@@ -158,8 +158,9 @@ def test_all_five_in_one_recipe(recipe, tmp_path):
     trainer = experiment.trainer
     assert trainer.algorithm.policy_loss == "outside:sapo" and trainer.algorithm.loss_options["tau_positive"] == 2.0
     assert isinstance(trainer.engine, MultiTurnEngine) and trainer.engine.environment.times == 2
-    # Before the first step, each sampling, and after the last step: never weights of an earlier moment.
-    assert trainer.engine.engine.greeting == "hello" and trainer.engine.engine.versions == [0, 1, 2]
+    # Before the first step, each sampling (training begins with a sync of its own, for the weights may have been
+    # changed by hand), and after the last step: never weights of an earlier moment.
+    assert trainer.engine.engine.greeting == "hello" and trainer.engine.engine.versions == [0, 0, 1, 2]
     assert outside.Tally.heard[0] == "start 2" and outside.Tally.heard[-1] == "end"
     assert result.after is not None and result.after.task == "ones"
     assert (tmp_path / "out" / "summary.json").exists()

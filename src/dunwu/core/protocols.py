@@ -6,7 +6,7 @@ A plug is any object that fits. It can be given in Python, or named in a recipe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -162,6 +162,10 @@ class Scorer(Protocol):
         columns: dict[str, list[Any]],
     ) -> RewardScores:
         """Scores of each completion."""
+        ...
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raise where a function needs a column that these are without; before anything is sampled."""
         ...
 
     def total(self, scores: RewardScores) -> list[float | None]:

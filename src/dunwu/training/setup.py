@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dunwu._utils.distributed import ParallelContext, let_gloo_finish_at_exit
 from dunwu.config import GRPOConfig
 from dunwu.core.algorithm import AlgorithmConfig, bind_policy_loss
-from dunwu.core.protocols import Engine, Environment, Observer
+from dunwu.core.protocols import Engine, Environment, Observer, Scorer
 from dunwu.core.records import PendingRollouts, Prompt, Row
 from dunwu.errors import ConfigError
 from dunwu.model.loading import prepare_policy, tokenizer_of
@@ -25,8 +25,6 @@ from dunwu.rollout.training_prompts import build_training_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from dunwu.rewards import RewardRunner
 
 __all__ = ["LoopState", "TrainerParts", "make_collector", "make_parts"]
 
@@ -61,7 +59,7 @@ class TrainerParts:
     """Its tokenizer."""
     algorithm: AlgorithmConfig
     """The algorithm that the options name."""
-    scorer: RewardRunner
+    scorer: Scorer
     """The rewards."""
     prompts: list[Prompt]
     """The training set as the model reads it; empty without one."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from dunwu.config import GRPOConfig
@@ -48,6 +48,7 @@ from dunwu.training.checkpoint import last_complete_checkpoint, nonfinite_step_e
 from dunwu.training.launch_summary import log_launch_summary
 from dunwu.training.resumable import ResumableTrainer
 from dunwu.training.setup import LoopState, make_collector, make_parts
+from dunwu.training.step_callback import StepCallback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +122,7 @@ class GRPOTrainer(ResumableTrainer):
             train_dataset=cast(Any, self.prompts),
             eval_dataset=cast(Any, eval_dataset),
             processing_class=parts.tokenizer,
-            callbacks=[*(callbacks or []), _StepCallback(self._on_train_begin, self._on_step_end)],
+            callbacks=[*(callbacks or []), StepCallback(self._on_train_begin, self._on_step_end)],
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True
@@ -382,26 +383,3 @@ class GRPOTrainer(ResumableTrainer):
                     policy_version=pending.policy_version,
                 )
             )
-
-
-class _StepCallback(TrainerCallback):
-    """Calls two functions from transformers' events, and has the metrics of a run's last steps logged."""
-
-    def __init__(self, begin: Callable[[], None], step: Callable[[], None]) -> None:
-        self._begin, self._step = begin, step
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Before the first step."""
-        self._begin()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """After an optimizer step; the last one is logged whatever `logging_steps` divides."""
-        self._step()
-        is_last = state.global_step >= state.max_steps or control.should_training_stop
-        if is_last and args.logging_strategy != "no":
-            control.should_log = True
-        return control

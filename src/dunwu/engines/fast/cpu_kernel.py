@@ -2,7 +2,7 @@
 
 The interface of `Decoder` and `KVCache`, for float32 models whose weights fit a CPU's caches, like the embedded one.
 Larger models stay with torch, whose large products are the best there are. Without a C compiler, or with
-DUNWU_CPU_KERNEL=0, `Decoder` does the work: the same numbers in more time.
+DUNWU_NATIVE=0, `Decoder` does the work: the same numbers in more time.
 
 Shapes: P prompts, L longest prompt, G completions of a prompt, B rows, S slots, K kv heads, T positions, D head
 dimension, V vocabulary.
@@ -41,7 +41,7 @@ def unsupported_reason(model: nn.Module, compute: torch.dtype) -> str | None:
         return "its layers are not plain linear ones"
     if fused_bytes(inner, compute) > MAX_LAYER_BYTES:
         return "its weights do not fit a CPU's caches"
-    return None if load_library() is not None else "there is no C compiler that works, or DUNWU_CPU_KERNEL is 0"
+    return None if load_library() is not None else "there is no C compiler that works, or DUNWU_NATIVE is 0"
 
 
 class _Layer(ctypes.Structure):

@@ -28,8 +28,8 @@ _COMPILERS: Final = ("cc", "gcc", "clang")
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled steps; None without a compiler that works (logged once), or where DUNWU_CPU_KERNEL=0."""
-    if os.environ.get("DUNWU_CPU_KERNEL") == "0":
+    """The compiled steps; None without a compiler that works (logged once), or where DUNWU_NATIVE=0."""
+    if os.environ.get("DUNWU_NATIVE") == "0":
         return None
     compilers = [found for name in _COMPILERS if (found := shutil.which(name))]
     reasons = [] if compilers else [f"there is no C compiler ({', '.join(_COMPILERS)}): install one"]

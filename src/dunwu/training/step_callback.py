@@ -1,0 +1,33 @@
+"""What transformers has callbacks for and no method to override."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+__all__ = ["StepCallback"]
+
+
+class StepCallback(TrainerCallback):
+    """Calls two functions from transformers' events, and has the metrics of a run's last steps logged."""
+
+    def __init__(self, begin: Callable[[], None], step: Callable[[], None]) -> None:
+        self._begin, self._step = begin, step
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first step."""
+        self._begin()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """After an optimizer step; the last one is logged whatever `logging_steps` divides."""
+        self._step()
+        is_last = state.global_step >= state.max_steps or control.should_training_stop
+        if is_last and args.logging_strategy != "no":
+            control.should_log = True
+        return control
