@@ -43,7 +43,7 @@ _TAIL = 100_000
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion: itself, or the content of its first message.
+    """The text of a completion: itself, or the content of the model's message, its last one after several turns.
 
     Raises:
         DataError: where it is neither.
@@ -51,8 +51,9 @@ def completion_text(completion: Completion) -> str:
     if isinstance(completion, str):
         return completion
     try:
-        content = completion[0]["content"]
-    except (IndexError, KeyError, TypeError):
+        answers = [message for message in completion if message.get("role", "assistant") == "assistant"]
+        content = (answers or completion)[-1]["content"]
+    except (AttributeError, IndexError, KeyError, TypeError):
         content = None
     if not isinstance(content, str):
         raise DataError(
