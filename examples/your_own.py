@@ -40,9 +40,9 @@ def main(given: argparse.Namespace) -> None:
     """Train on 200 of the puzzles; the other 100 say whether it learned."""
     from dunwu import GRPOConfig, GRPOTrainer
     from dunwu.embedded import embedded_model_path
-    from dunwu.tasks.read_rows import read_table
+    from dunwu.tasks.read_rows import read_rows
 
-    table = read_table(PUZZLES)
+    table = read_rows(PUZZLES)
     rows = [{**row, "prompt": [{"role": "user", "content": row["question"]}]} for row in table]
     config = GRPOConfig(
         output_dir=given.output,

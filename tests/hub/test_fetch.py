@@ -184,10 +184,10 @@ def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(ho
     wrong = home.run("-m", "dunwu", "fetch", "org/nothing", "--to", "n", "--source", "hf", ok=False)
     assert wrong.returncode == 2 and wrong.stderr.startswith("dunwu fetch: there is no 'org/nothing'")
     code = (
-        "from dunwu.tasks import get_task\nfrom dunwu.tasks.read_rows import read_table\n"
-        "print(len(read_table('d', split='test', config='main')), len(read_table('d', config='socratic')))\n"
+        "from dunwu.tasks import get_task\nfrom dunwu.tasks.read_rows import read_rows\n"
+        "print(len(read_rows('d', split='test', config='main')), len(read_rows('d', config='socratic')))\n"
         "task = get_task('gsm8k', source='d')\nprint(task.rows('test')[0]['question'])\n"
-        "try:\n    read_table('d', split='nothing', config='main')\nexcept ValueError as error:\n    print(error)\n"
+        "try:\n    read_rows('d', split='nothing', config='main')\nexcept ValueError as error:\n    print(error)\n"
     )
     read = home.run(code, HF_HUB_OFFLINE="1").stdout
     assert read.startswith("20 60\nWhat is 0+1?") and "'d' could not be read" in read

@@ -18,17 +18,17 @@ MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 HEAD = "import time, sys\nfrom dunwu.hub import locate, offline_if_unreachable\n"
 LOAD = """
 from dunwu.model.loading import load_model, load_tokenizer
-from dunwu.tasks.read_rows import read_table
+from dunwu.tasks.read_rows import read_rows
 model = load_model("Qwen/Qwen2.5-0.5B-Instruct")
 tokenizer = load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")
-rows = read_table("openai/gsm8k", split="test", config="main")
+rows = read_rows("openai/gsm8k", split="test", config="main")
 print("SUM", round(sum(p.double().abs().sum().item() for p in model.parameters()), 6), len(tokenizer), len(rows))
 """
 LOCAL = f"""
 from dunwu.hub import locate
-from dunwu.tasks.read_rows import read_table
+from dunwu.tasks.read_rows import read_rows
 print("AT", locate("{MODEL}"))
-print("ROWS", len(read_table("openai/gsm8k", split="test", config="main")))
+print("ROWS", len(read_rows("openai/gsm8k", split="test", config="main")))
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dunwu.tasks import Own, Tldr, get_task, validate
-from dunwu.tasks.read_rows import read_table
+from dunwu.tasks.read_rows import read_rows
 
 ROWS = [{"question": f"What is {n} + 1?", "result": str(n + 1), "level": n % 3} for n in range(60)]
 
@@ -54,7 +54,7 @@ def write_saved(path: Path) -> Path:
     ],
 )
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, write: Callable[[Path], Path], name: str) -> None:
-    rows = read_table(write(tmp_path / name))
+    rows = read_rows(write(tmp_path / name))
     assert [(row["question"], row["result"], int(row["level"])) for row in rows] == [
         (row["question"], row["result"], row["level"]) for row in ROWS
     ]
@@ -156,18 +156,18 @@ def test_broken_data_is_refused_with_the_line(tmp_path: Path, name: str, text: s
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no file or folder"):
-        read_table(tmp_path / "gone.jsonl")
+        read_rows(tmp_path / "gone.jsonl")
     with pytest.raises(ValueError, match="is no saved dataset; it has nothing"):
-        read_table(tmp_path)
+        read_rows(tmp_path)
 
 
 def test_a_saved_dataset_without_the_split_names_the_ones_it_has(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
     DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "d"))
-    assert len(read_table(tmp_path / "d")) == 60
+    assert len(read_rows(tmp_path / "d")) == 60
     with pytest.raises(ValueError, match="no split 'test'; it has 'train'"):
-        read_table(tmp_path / "d", split="test")
+        read_rows(tmp_path / "d", split="test")
 
 
 def test_an_empty_split_says_what_to_change(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dunwu.errors import ConfigError, DataError
 from dunwu.rewards.countdown import equation_solves, solves
 from dunwu.rewards.formats import answer_in_tags, has_format, think_answer_format, think_answer_format_prefilled
 from dunwu.tasks.countdown_solver import OPERATIONS, chains, solve
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["PREFILL", "PROMPT", "Countdown", "Split", "draw_puzzle", "split_of"]
 
@@ -208,7 +208,7 @@ def _progress_report(split: Split, count: int) -> Callable[[int], None]:
 
 @lru_cache(maxsize=4)
 def _read(source: str, seed: int) -> dict[Split, tuple[Row, ...]]:
-    table = read_table(source)
+    table = read_rows(source)
     need_columns(table, ("nums", "target"), source)
     random.Random(seed).shuffle(table)
     splits: dict[Split, list[Row]] = {"train": [], "validation": [], "test": []}

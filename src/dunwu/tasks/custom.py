@@ -18,7 +18,7 @@ from dunwu.core.records import Grade, Message, Row
 from dunwu.errors import ConfigError, DataError
 from dunwu.rewards.formats import answer_in_tags
 from dunwu.rewards.numbers import lenient_correct, number_matches_anywhere, parse_number, strict_correct
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["Own"]
 
@@ -124,7 +124,7 @@ class Own:
 
 @lru_cache(maxsize=8)
 def _read(source: str, split: str, prompt_column: str, answer_column: str | None) -> tuple[Row, ...]:
-    table = read_table(source, split=split)
+    table = read_rows(source, split=split)
     need_columns(table, (prompt_column, *((answer_column,) if answer_column else ())), source)
     if answer_column is None:
         return tuple(table)

@@ -22,7 +22,7 @@ from dunwu.errors import ConfigError
 from dunwu.rewards import tutorials
 from dunwu.rewards.formats import has_format, reasoning_answer_format, reasoning_answer_tags
 from dunwu.rewards.numbers import answer_is_number, lenient_correct, number_matches, parse_number, strict_correct
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["SYSTEM_PROMPT", "XML_COT_FORMAT", "Gsm8k"]
 
@@ -153,7 +153,7 @@ def _hash(text: str) -> str:
 
 @lru_cache(maxsize=4)
 def _read(source: str, split: str) -> tuple[Row, ...]:
-    table = read_table(source, split=split, config="main")
+    table = read_rows(source, split=split, config="main")
     need_columns(table, ("question", "answer"), source)
     return tuple(
         {

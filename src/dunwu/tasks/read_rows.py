@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from dunwu.errors import DataError
 from dunwu.hub import in_words, locate
 
-__all__ = ["Table", "need_columns", "read_table"]
+__all__ = ["Table", "need_columns", "read_rows"]
 
 Table: TypeAlias = list[dict[str, Any]]
 """Rows, each a dict of column name to value."""
@@ -26,7 +26,7 @@ Table: TypeAlias = list[dict[str, Any]]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_table(source: str | Path, *, split: str = "train", config: str | None = None) -> Table:
+def read_rows(source: str | Path, *, split: str = "train", config: str | None = None) -> Table:
     """Every row of `source`.
 
     Args:

@@ -15,7 +15,7 @@ from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import Grade, Row
 from dunwu.errors import ConfigError
 from dunwu.rewards.text import length_near
-from dunwu.tasks.read_rows import need_columns, read_table
+from dunwu.tasks.read_rows import need_columns, read_rows
 
 __all__ = ["Tldr"]
 
@@ -68,6 +68,6 @@ class Tldr:
 
 @lru_cache(maxsize=4)
 def _read(source: str, split: str) -> tuple[Row, ...]:
-    table = read_table(source, split=split)
+    table = read_rows(source, split=split)
     need_columns(table, ("prompt",), source)
     return tuple(table)
