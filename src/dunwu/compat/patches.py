@@ -35,12 +35,17 @@ _FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flas
 def apply_patches() -> None:
     """Patch each package once it is imported; `dunwu.compat.install` calls this once."""
     patch_tracker_logins()
-    if multiprocessing.parent_process() is None:  # workers that all draw the same would be a surprise
+    if not _is_worker():
         random.seed(_SEED)
         on_import("numpy", lambda numpy: numpy.random.seed(_SEED))
     on_import("torch", _patch_torch)
     on_import("transformers", _patch_transformers)
     on_import("datasets", _patch_datasets)
+
+
+def _is_worker() -> bool:
+    """Whether `multiprocessing` is just starting this process: workers that all draw the same would be a surprise."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def _patch_torch(torch: ModuleType) -> None:
