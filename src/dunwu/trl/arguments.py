@@ -66,7 +66,7 @@ class LegacyArgument:
 
 
 IN_PROCESS = "completions are sampled in the trainer's own process; there is no vLLM to set up"
-NO_CORRECTION = "the gap between sampler and trainer is logged, not corrected"
+NO_VLLM_GAP = "the engine samples from the trainer's own weights; `importance_correction` corrects what gap remains"
 NO_PADDING = "nothing is padded"
 DROPPED = "transformers 5 dropped it; it has no effect"
 NOT_GATHERED = "the engine uses the weights as the trainer has them"
@@ -75,7 +75,7 @@ SAPO = "only `loss_type='sapo'` reads it, which Dunwu does not have"
 VESPO = "only `loss_type='vespo'` reads it, which Dunwu does not have"
 ENTROPY = "read only with `use_adaptive_entropy`, which is refused"
 NO_GRAMMAR = "sampling cannot be constrained to a pattern; reward the format instead (`dunwu.rewards.formats`)"
-NO_TOOLS = "tools are an environment's: `dunwu.GRPOTrainer(environment=…)` replies to the model between its turns"
+NO_TOOLS = "tools are an environment's: `dunwu.GRPOTrainer(environment=…)`, with `max_turns` as the limit"
 
 
 def _ignored(
@@ -123,11 +123,11 @@ _VLLM: Final = (
     _ignored("use_transformers_continuous_batching", "TRL 1.7–", SWITCH, IN_PROCESS, False),
     _ignored("transformers_continuous_batching_config", "TRL 1.7–", MAPPING, IN_PROCESS),
     _ignored("ds3_gather_for_generation", "TRL 0.15–", SWITCH, NOT_GATHERED, True),
-    _ignored("vllm_importance_sampling_correction", "TRL 0.23–", SWITCH, NO_CORRECTION),
-    _ignored("vllm_importance_sampling_mode", "TRL 0.26–", TEXT, NO_CORRECTION),
-    _ignored("vllm_importance_sampling_cap", "TRL 0.23–", NUMBER, NO_CORRECTION),
-    _ignored("vllm_importance_sampling_clip_max", "TRL 1.6–", NUMBER, NO_CORRECTION),
-    _ignored("vllm_importance_sampling_clip_min", "TRL 1.6–", NUMBER, NO_CORRECTION),
+    _ignored("vllm_importance_sampling_correction", "TRL 0.23–", SWITCH, NO_VLLM_GAP),
+    _ignored("vllm_importance_sampling_mode", "TRL 0.26–", TEXT, NO_VLLM_GAP),
+    _ignored("vllm_importance_sampling_cap", "TRL 0.23–", NUMBER, NO_VLLM_GAP),
+    _ignored("vllm_importance_sampling_clip_max", "TRL 1.6–", NUMBER, NO_VLLM_GAP),
+    _ignored("vllm_importance_sampling_clip_min", "TRL 1.6–", NUMBER, NO_VLLM_GAP),
     _refused("vllm_guided_decoding_regex", "TRL 0.16–0.27", TEXT, NO_GRAMMAR),
     _refused("vllm_structured_outputs_regex", "TRL 0.27–", TEXT, NO_GRAMMAR),
 )

@@ -13,12 +13,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, make_dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal, get_type_hints
 
 from dunwu import config
 from dunwu._utils.logging import get_logger
 from dunwu.errors import ConfigError, DunwuError
-from dunwu.trackers import settle
 from dunwu.trl.arguments import LEGACY_ARGUMENTS, SWITCH, LegacyArgument
 from dunwu.trl.migrations import ConfigMigration
 from dunwu.trl.options import get_options
@@ -47,6 +46,9 @@ _NOT_GIVEN: Final = _NotGiven()
 
 class _MigratedConfig(config.GRPOConfig):
     """Migrates its arguments, then is a `dunwu.GRPOConfig`."""
+
+    # A tracker that is not installed costs a script its curves, not its run.
+    _missing_tracker: ClassVar[Literal["raise", "drop"]] = "drop"
 
     def __post_init__(self) -> None:
         migration = ConfigMigration(self)
@@ -200,15 +202,13 @@ def _fill_missing(migration: ConfigMigration) -> None:
             # TRL cut a prompt that was too long; dropping it is Dunwu's own default.
             migration.set(f.name, "cut" if f.name == "overlong_prompts" else f.default)
     options = migration.config
-    # A tracker that is not installed costs an old script its curves, not its run.
-    options.report_to = settle(options.report_to, missing="drop")
     if options.scale_rewards in ("True", "true", "False", "false"):
         options.scale_rewards = str(options.scale_rewards).lower() == "true"
     if options.top_k == -1:
         options.top_k = 0  # how vLLM writes "all"
 
 
-def _legacy_field(name: str, kind: str) -> tuple[str, str, Field[object]]:
+def _legacy_field(name: str, kind: Any) -> tuple[str, Any, Field[object]]:
     row = LEGACY_ARGUMENTS.get(name)
     text = f"{row.versions}: {row.note}" if row else "None: the default of the script's TRL."
     is_flag = kind == SWITCH and row is not None and False in row.silent_values  # `--use_vllm` alone must work
@@ -216,13 +216,13 @@ def _legacy_field(name: str, kind: str) -> tuple[str, str, Field[object]]:
     return name, "bool" if is_flag else kind, field(default=default, metadata={"help": text.replace("%", "%%")})
 
 
-def _legacy_fields() -> list[tuple[str, str, Field[object]]]:
+def _legacy_fields() -> list[tuple[str, Any, Field[object]]]:
     today = {f.name: f for f in fields(config.GRPOConfig)}
     assert all(today[name].default is not MISSING for name in _MAY_BE_NONE)
     added = [_legacy_field(name, row.kind) for name, row in LEGACY_ARGUMENTS.items() if name not in today]
-    kinds = {name: f"{str(today[name].type).removesuffix(' | None')} | None" for name in (*VERSIONED, *_MAY_BE_NONE)}
-    kinds["scale_rewards"] = "str | None"  # the command line has one type an option
-    kinds |= dict.fromkeys(_BATCH, "int | None")
+    hints = get_type_hints(config.GRPOConfig)
+    kinds = {name: hints[name] | None for name in (*VERSIONED, *_MAY_BE_NONE, *_BATCH)}
+    kinds["scale_rewards"] = str | None  # the command line has one type an option
     return added + [_legacy_field(name, kind) for name, kind in kinds.items()]
 
 
