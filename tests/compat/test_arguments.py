@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import transformers
 from packaging.version import Version
 from transformers import TrainingArguments
 
+from dunwu.errors import ConfigError
 from dunwu.trl import GRPOConfig, ModelConfig, ScriptArguments
-from dunwu.trl.arguments import OLD
+from dunwu.trl.arguments import LEGACY_ARGUMENTS
 from dunwu.trl.docs_page import page
-from dunwu.trl.versioned_defaults import DATED, defaults_of
+from dunwu.trl.options import set_options
+from dunwu.trl.version_inference import FIRST_VERSIONS
+from dunwu.trl.versioned_defaults import VERSIONED, defaults_of
 
 HERE = Path(__file__).parent
-THEN = json.loads((HERE / "trl_argument_versions.json").read_text(encoding="utf-8"))
+PUBLISHED = json.loads((HERE / "trl_argument_versions.json").read_text(encoding="utf-8"))
 """Fields and defaults of the published packages, by version."""
 
 T1 = {
@@ -36,10 +40,13 @@ T1 = {
 
 
 @pytest.fixture(autouse=True)
-def _undated(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DUNWU_TRL", "DUNWU_BATCH_UNIT", "TENSORBOARD_LOGGING_DIR", "HF_TOKEN"):
+def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("TENSORBOARD_LOGGING_DIR", "HF_TOKEN"):
         monkeypatch.setenv(name, "x")  # so that what a test sets in the environment is taken back
         monkeypatch.delenv(name)
+    set_options()
+    yield
+    set_options()
 
 
 def made(tmp_path: Path, **options: Any) -> Any:
@@ -50,43 +57,43 @@ def made(tmp_path: Path, **options: Any) -> Any:
 def test_every_field_that_ever_was_is_a_field_now(kind: str) -> None:
     here = Version(transformers.__version__)
     known = {
-        name for name, span in THEN[kind].items() if kind == "GRPOConfig" or Version(span.split("..")[0]) <= here
+        name for name, span in PUBLISHED[kind].items() if kind == "GRPOConfig" or Version(span.split("..")[0]) <= here
     }
     missing = known - set(GRPOConfig.__dataclass_fields__)
     assert missing == set(), f"no answer to {sorted(missing)}"
 
 
 def test_every_field_of_the_model_config_that_ever_was_is_a_field_now() -> None:
-    assert set(THEN["ModelConfig"]) <= set(ModelConfig.__dataclass_fields__)
+    assert set(PUBLISHED["ModelConfig"]) <= set(ModelConfig.__dataclass_fields__)
 
 
 def test_every_row_is_about_an_argument_that_was() -> None:
-    ever = {**THEN["GRPOConfig"], **THEN["ModelConfig"], **THEN["TrainingArguments"]}
-    assert set(OLD) <= set(ever), set(OLD) - set(ever)
+    ever = {**PUBLISHED["GRPOConfig"], **PUBLISHED["ModelConfig"], **PUBLISHED["TrainingArguments"]}
+    assert set(LEGACY_ARGUMENTS) <= set(ever), set(LEGACY_ARGUMENTS) - set(ever)
 
 
-@pytest.mark.parametrize("name", [name for name in OLD if name in THEN["GRPOConfig"]])
+@pytest.mark.parametrize("name", [name for name in LEGACY_ARGUMENTS if name in PUBLISHED["GRPOConfig"]])
 def test_a_row_names_the_first_and_the_last_trl_that_had_the_argument(name: str) -> None:
-    first, last = (version.rsplit(".", 1)[0] for version in THEN["GRPOConfig"][name].split(".."))
-    if OLD[name].when.startswith("TRL"):
-        assert OLD[name].when == f"TRL {first}–{last if last != '1.16' else ''}"
+    first, last = (version.rsplit(".", 1)[0] for version in PUBLISHED["GRPOConfig"][name].split(".."))
+    if LEGACY_ARGUMENTS[name].versions.startswith("TRL"):
+        assert LEGACY_ARGUMENTS[name].versions == f"TRL {first}–{last if last != '1.16' else ''}"
 
 
-@pytest.mark.parametrize("version", list(THEN["defaults"]))
+@pytest.mark.parametrize("version", list(PUBLISHED["defaults"]))
 def test_defaults_of_a_version_are_the_published_ones(version: str) -> None:
-    published = THEN["defaults"][version]
+    published = PUBLISHED["defaults"][version]
     ours = defaults_of(version)
     for name, value in published.items():
         if name == "top_k":
             value = value or 0  # None and 0 are both "all"
         if name == "use_bias_correction_kl" or name in ours:
             assert ours[name] == value, name
-    assert set(ours) == set(DATED)
+    assert set(ours) == set(VERSIONED)
 
 
 def test_the_page_is_what_the_code_prints() -> None:
-    text = (HERE.parents[1] / "docs" / "old_arguments.md").read_text(encoding="utf-8")
-    assert text == page(), "run: python -m dunwu.trl.docs_page > docs/old_arguments.md"
+    text = (HERE.parents[1] / "docs" / "trl_arguments.md").read_text(encoding="utf-8")
+    assert text == page(), "run: python -m dunwu.trl.docs_page > docs/trl_arguments.md"
 
 
 def test_the_course_s_config_becomes_what_its_text_describes(
@@ -98,38 +105,113 @@ def test_the_course_s_config_becomes_what_its_text_describes(
     assert config.warmup_steps == 0.1
     assert (config.beta, config.loss_type, config.temperature) == (0.04, "grpo", 0.9)
     assert config.overlong_prompts == "cut"
-    said = caplog.text
-    assert "warmup_ratio=0.1 is now warmup_steps=0.1" in said
-    assert "default of TRL 0.15 (the last that used vllm_device): beta=0.04" in said
-    assert "set aside: vllm_device, vllm_gpu_memory_utilization" in said
+    logged = caplog.text
+    assert "warmup_ratio=0.1 is now warmup_steps=0.1" in logged
+    assert (
+        "default of TRL 0.14 (a batch of 1 × 4 completions holds no whole group of 16, which every later version "
+        "refuses): beta=0.04, loss_type='grpo', temperature=0.9, top_k=50, use_bias_correction_kl=False; for "
+        "another version's: dunwu run --trl 1.16 (beta=0.0, loss_type='dapo', temperature=1.0, top_k=0, "
+        "use_bias_correction_kl=True)" in logged
+    )
+    assert "ignored: vllm_device, vllm_gpu_memory_utilization" in logged
 
 
-def test_what_is_given_wins_over_the_defaults_of_then(tmp_path: Path) -> None:
+def test_what_is_given_wins_over_versioned_defaults(tmp_path: Path) -> None:
     config = made(tmp_path, vllm_device="auto", beta=0.0, temperature=0.7, loss_type="dapo")
     assert (config.beta, config.temperature, config.loss_type) == (0.0, 0.7, "dapo")
 
 
-def test_vllm_was_never_told_of_transformers_top_k(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [None, "0.14", "0.14.0", "0.15", "0.15.2"])
+def test_vllm_was_never_told_of_transformers_top_k(tmp_path: Path, version: str | None) -> None:
+    set_options(trl_version=version)
     assert made(tmp_path, vllm_device="auto").top_k == 50
     assert made(tmp_path, vllm_device="auto", use_vllm=True).top_k == 0
 
 
-def test_a_script_that_nothing_dates_gets_today_s_defaults(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_vllm_was_told_of_top_k_from_0_16_on(tmp_path: Path) -> None:
+    set_options(trl_version="0.16.1")
+    assert made(tmp_path, use_vllm=True).top_k == 50
+
+
+def test_a_script_of_an_unknown_version_gets_today_s_defaults_and_is_told_which(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", logger="dunwu")
     config = made(tmp_path)
-    assert {name: getattr(config, name) for name in DATED} == defaults_of("1.16")
+    assert {name: getattr(config, name) for name in VERSIONED} == defaults_of("1.16")
+    assert (
+        "default of TRL 1.16 (nothing in the script tells its version): beta=0.0, loss_type='dapo', temperature=1.0; "
+        "for another version's: dunwu run --trl 0.14 (beta=0.04, loss_type='grpo', temperature=0.9); "
+        "beta=0 means no reference model and no `kl` metric" in caplog.text
+    )
+
+
+def test_what_the_script_gives_is_named_as_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    made(tmp_path, beta=0.1, temperature=0.7)
+    assert "given by the script: beta=0.1, temperature=0.7; default of TRL 1.16" in caplog.text
+    assert "no `kl` metric" not in caplog.text
+    caplog.clear()
+    made(tmp_path, beta=0.1, temperature=0.7, loss_type="grpo")
+    assert "given by the script: beta=0.1, loss_type='grpo', temperature=0.7" in caplog.text
     assert "default of TRL" not in caplog.text
 
 
-def test_the_time_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DUNWU_TRL", "0.14")
+@pytest.mark.parametrize("name", sorted(FIRST_VERSIONS))
+def test_the_first_version_of_an_option_is_the_published_one(name: str) -> None:
+    assert PUBLISHED["GRPOConfig"][name].startswith(f"{FIRST_VERSIONS[name]}.")
+
+
+def test_an_explicit_none_is_not_replaced_by_the_default_of_then(tmp_path: Path) -> None:
+    assert made(tmp_path, vllm_device="auto").max_prompt_length == 512
+    assert made(tmp_path, vllm_device="auto", max_prompt_length=None).max_prompt_length is None
+
+
+def test_explicit_warmup_steps_win_over_a_ratio(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    assert made(tmp_path, warmup_ratio=0.1, warmup_steps=20).get_warmup_steps(1000) == 20
+    assert "ignored: warmup_ratio (warmup_steps=20 is given and wins" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100, 7473])
+def test_a_warmup_over_the_whole_run_is_not_one_step(tmp_path: Path, steps: int) -> None:
+    assert made(tmp_path, warmup_ratio=1.0).get_warmup_steps(steps) == steps
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.5])
+def test_a_warmup_ratio_is_a_share(tmp_path: Path, ratio: float) -> None:
+    with pytest.raises(ConfigError, match="must be a share of all steps, from 0 to 1"):
+        made(tmp_path, warmup_ratio=ratio)
+
+
+def test_the_batch_unit_asked_for_is_taken_and_the_script_s_own_wins(tmp_path: Path) -> None:
+    batch = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "num_generations": 16}
+    assert made(tmp_path, **batch).prompts_per_step == 4
+    set_options(batch_unit="prompts")
+    assert made(tmp_path, **batch).prompts_per_step == 64
+    assert made(tmp_path, batch_unit="completions", **batch).prompts_per_step == 4
+
+
+def test_a_script_newer_than_0_14_counts_completions_even_with_a_batch_of_one(tmp_path: Path) -> None:
+    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "num_generations": 8}
+    assert made(tmp_path, **batch).prompts_per_step == 16
+    assert made(tmp_path, num_iterations=2, **batch).prompts_per_step == 2
+
+
+def test_what_transformers_refuses_is_our_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cosin is not a valid"):
+        made(tmp_path, lr_scheduler_type="cosin")
+
+
+@pytest.mark.parametrize("version", ["0.14", "0.14.0"])
+def test_the_version_can_be_asked_for(tmp_path: Path, version: str) -> None:
+    set_options(trl_version=version)
     config = made(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, num_generations=8)
     assert config.beta == 0.04
     assert config.prompts_per_step == 8, "0.14 counted prompts"
     assert (made(tmp_path).prompts_per_step, made(tmp_path, gradient_accumulation_steps=2).prompts_per_step) == (8, 2)
-    monkeypatch.setenv("DUNWU_TRL", "0.3")
-    with pytest.raises(ValueError, match=r"no version of TRL between 0\.14 and 1\.16"):
-        made(tmp_path)
+    with pytest.raises(ConfigError, match=r"--trl '0\.3' is not a version of TRL between 0\.14 and 1\.16"):
+        set_options(trl_version="0.3")
 
 
 @pytest.mark.parametrize(
@@ -185,10 +267,10 @@ def test_a_key_among_the_arguments_reaches_the_environment_and_nothing_else(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"entropy_coef": 0.01}, "entropy bonus is not here"),
+        ({"entropy_coef": 0.01}, "there is no entropy bonus"),
         ({"vllm_structured_outputs_regex": "<think>.*"}, "reward the format instead"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "rewards are summed, then normalised"),
-        ({"max_tool_calling_iterations": 3}, "tools are not here"),
+        ({"max_tool_calling_iterations": 3}, "tools are an environment"),
         ({"loss_type": "sapo"}, "loss_type='sapo' is unknown"),
     ],
 )
@@ -199,16 +281,18 @@ def test_what_would_change_the_run_is_refused_with_its_reason(
         made(tmp_path, **given)
 
 
-@pytest.mark.parametrize("name", [name for name, row in OLD.items() if row.refused and row.quiet])
+@pytest.mark.parametrize(
+    "name", [name for name, row in LEGACY_ARGUMENTS.items() if row.refused and row.silent_values]
+)
 def test_a_harmless_value_of_a_refused_argument_is_fine(tmp_path: Path, name: str) -> None:
-    for value in OLD[name].quiet:
+    for value in LEGACY_ARGUMENTS[name].silent_values:
         made(tmp_path, **{name: value})
 
 
 def test_what_is_saved_has_today_s_options_alone(tmp_path: Path) -> None:
     saved = made(tmp_path, **T1).to_dict()
     assert saved["warmup_steps"] == 0.1
-    assert not {name for name in OLD if name not in TrainingArguments.__dataclass_fields__} & set(saved)
+    assert not {name for name in LEGACY_ARGUMENTS if name not in TrainingArguments.__dataclass_fields__} & set(saved)
     again = pickle.loads(pickle.dumps(made(tmp_path, **T1)))
     assert again.prompts_per_step == 4
 

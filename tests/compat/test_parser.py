@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dunwu.errors import ConfigError
 from dunwu.trl import GRPOConfig, ModelConfig, TrlParser
 
 YAML = """
@@ -92,7 +93,7 @@ def test_words_that_no_option_takes_are_named(recipe: Path, tmp_path: Path) -> N
     parser = TrlParser((ModelConfig, GRPOConfig))
     with pytest.raises(ValueError, match=r"'--lerning_rate'.*did you mean 'learning_rate'"):
         parser.parse_args_and_config(["--lerning_rate", "1"])
-    with pytest.raises(ValueError, match="the YAML file has '--dataset_id_or_path'"):
+    with pytest.raises(ValueError, match="has the key 'dataset_id_or_path', which is not an option"):
         TrlParser((ModelConfig, GRPOConfig)).parse_args_and_config(["--config", str(recipe)])
     lenient = TrlParser((ModelConfig, GRPOConfig))
     words = ["--config", str(recipe), "--more", "3"]
@@ -101,14 +102,70 @@ def test_words_that_no_option_takes_are_named(recipe: Path, tmp_path: Path) -> N
     assert rest[-2:] == ["--more", "3"]
 
 
-def test_a_bad_file_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_bad_file_is_one_sentence(tmp_path: Path) -> None:
     parser = TrlParser(ModelConfig)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         parser.parse_args_and_config(["--config", str(tmp_path / "none.yaml")])
-    for text, words in (("- a\n- b\n", "must hold keys and values"), ("a: [1\n", "not valid YAML")):
+    for text, words in (
+        ("- a\n- b\n", "must contain keys and values"),
+        ("a: [1\n", "not valid YAML"),
+        ("1: 2\n", "has the key 1"),
+    ):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=words):
             parser.parse_args_and_config(["--config", str(tmp_path / "bad.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("learning_rate: abc", "'abc' does not work; it must be a number"),
+        ("learning_rate: [1]", "it must be a number"),
+        ("num_generations: 2.5", "it must be a whole number"),
+        ("max_steps: 2.0", "it must be a whole number"),
+        ("seed: null", "it must be a whole number"),
+        ("output_dir: [a]", "it must be text"),
+        ("gradient_checkpointing: 3", "it must be true or false"),
+        ("beta: true", "it must be a number"),
+        ("reward_weights: 1", "it must be a list of numbers"),
+        ("reward_weights: [a]", "it must be a list of numbers"),
+        ("model_init_kwargs: [1]", "it must be a mapping"),
+        ("lora_r: a", "it must be a whole number"),
+        ("use_vllm: maybe", "it must be true or false"),
+        ("lr_scheduler_type: cosin", "cosin is not a valid SchedulerType"),
+    ],
+)
+def test_a_wrong_value_in_a_file_is_one_sentence(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"report_to: none\n{line}\n", encoding="utf-8")
+    words = words if "cosin" in words else f"recipe.yaml, {line.partition(':')[0]}: .*{words}"
+    with pytest.raises(ConfigError, match=words):
+        TrlParser((GRPOConfig, ModelConfig)).parse_args_and_config(["--config", str(path)])
+
+
+def test_values_that_yaml_reads_otherwise_than_they_were_meant_work(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    lines = ("output_dir: 5", "learning_rate: 5e-7", "eval_strategy: no", "report_to: none", "run_name: 2025-01-01")
+    lines += ("lora_target_modules: all-linear", 'model_init_kwargs: \'{"dtype": "auto"}\'', "bf16: 'no'")
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    config, model = TrlParser((GRPOConfig, ModelConfig)).parse_args_and_config(["--config", str(path)])
+    assert (config.output_dir, config.learning_rate, config.run_name) == ("5", 5e-7, "2025-01-01")
+    assert (config.eval_strategy, config.bf16, config.model_init_kwargs) == ("no", False, {"dtype": "auto"})
+    assert model.lora_target_modules == "all-linear"
+
+
+def test_a_script_s_own_class_gets_its_values_as_the_file_has_them(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("dataset_id_or_path: [a, b]\n", encoding="utf-8")
+    (data,) = TrlParser(DatasetArguments).parse_args_and_config(["--config", str(tmp_path / "own.yaml")])
+    assert data.dataset_id_or_path == ["a", "b"]
+
+
+def test_a_wrong_value_on_the_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        TrlParser((GRPOConfig, ModelConfig)).parse_args_and_config(["--max_steps", "x"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "invalid int value: 'x'" in printed and printed.count("\n") == 1
 
 
 @dataclass

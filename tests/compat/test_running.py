@@ -1,4 +1,4 @@
-"""`dunwu run` executes scripts written for TRL as they are, and says what it did for them."""
+"""`dunwu run` executes scripts written for TRL as they are, and logs what it did for them."""
 
 import json
 import os
@@ -96,9 +96,9 @@ def test_a_script_of_then_trains_and_then_resumes(tmp_path: Path) -> None:
     assert "IDS True <class 'torch.dtype'> torch.bfloat16" in said
     assert "ASKED (1, " in said
     for sentence in (
-        "'flash_attention_2' is not installed here: sdpa",
-        "device_map asks for cuda, and there is none here",
-        "'cuda' is not here: cpu",
+        "'flash_attention_2' is not installed: using sdpa",
+        "device_map asks for cuda, and there is none",
+        "there is no 'cuda': using cpu",
         "warmup_ratio=0.1 is now warmup_steps=0.1",
         "the dataset is a stream: reading its first 12 rows",
         "4 prompts × 8 completions = 32 a step",
@@ -119,18 +119,18 @@ def test_a_script_of_then_trains_and_then_resumes(tmp_path: Path) -> None:
     again = launch(tmp_path, source.replace("max_steps=3", "max_steps=5"), before=("--resume",))
     said = again.stdout + again.stderr
     assert again.returncode == 0, said[-3000:]
-    assert "--resume: going on from out/checkpoint-3" in said
+    assert "--resume: continuing from out/checkpoint-3" in said
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_is_a_sentence_where_it_is_ours_and_a_traceback_where_it_is_the_script_s(
+def test_our_errors_are_sentences_and_the_script_s_are_tracebacks(
     tmp_path: Path,
 ) -> None:
     ppo = launch(tmp_path, "print('LOADED')\nfrom trl import PPOTrainer\n")
     assert ppo.returncode == 2
-    assert "script.py, line 2: trl.PPOTrainer is not in Dunwu: a value model is not here" in ppo.stderr
+    assert "script.py, line 2: trl.PPOTrainer is not in Dunwu: there is no value model" in ppo.stderr
     assert "LOADED" not in ppo.stdout
     config = launch(tmp_path, "from trl import GRPOConfig\n\nGRPOConfig(output_dir='o', entropy_coef=0.1)\n")
     assert config.returncode == 2
@@ -141,6 +141,12 @@ def test_what_goes_wrong_is_a_sentence_where_it_is_ours_and_a_traceback_where_it
     assert (
         "line 3: GRPOConfig has no argument 'max_prompt_lenght'; did you mean 'max_prompt_length'?" in mistyped.stderr
     )
+    late = launch(tmp_path, "import sys, trl\nif sys.argv:\n    trl.PPOTrainer\n")
+    assert late.returncode == 2
+    assert "script.py, line 3: trl.PPOTrainer is not in Dunwu" in late.stderr
+    unknown = launch(tmp_path, "import trl\n", before=("--trl", "0.3"))
+    assert unknown.returncode == 2
+    assert "--trl '0.3' is not a version of TRL" in unknown.stderr and "Traceback" not in unknown.stderr
     own = launch(tmp_path, "import sys\nprint(sys.argv, __name__)\n1 / 0\n", "--mine", "3")
     assert own.returncode == 1
     assert "['script.py', '--mine', '3'] __main__" in own.stdout
@@ -163,13 +169,17 @@ import dunwu.compat
 import trl
 assert trl.__version__ == "1.16.0+dunwu" and trl.GRPOConfig is GRPOConfig
 from trl.trainer import GRPOTrainer
-for name, words in (("PPOTrainer", "a value model"), ("nothing_such", "which has GRPOConfig")):
-    try:
-        getattr(trl, name)
-    except ImportError as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(name)
+for name, words in (("PPOTrainer", "no value model"), ("nothing_such", "which has GRPOConfig")):
+    assert not hasattr(trl, name) and getattr(trl, name, None) is None
+    assert not hasattr(trl.trainer, name)
+    for line in (f"from trl import {name}", f"from trl.trainer import {name}", f"trl.{name}"):
+        try:
+            exec(line)
+        except (ImportError, AttributeError) as error:
+            assert words in str(error), error
+            assert isinstance(error, AttributeError if line.startswith("trl.") else ImportError)
+        else:
+            raise AssertionError(name)
 try:
     import trl.extras.vllm_client
 except ImportError as error:
@@ -184,4 +194,75 @@ print("FINE")
     )
     assert done.returncode == 0, done.stderr
     assert "FINE" in done.stdout
-    assert "trl was imported before Dunwu took its name" in done.stdout
+    assert "trl was imported before dunwu.compat" in done.stdout
+
+
+def test_a_yaml_file_with_a_typo_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("output_dir: out\nlerning_rate: 1\n", encoding="utf-8")
+    source = "from trl import GRPOConfig, TrlParser\n\nTrlParser(GRPOConfig).parse_args_and_config()\n"
+    done = launch(tmp_path, source, "--config", "train.yaml")
+    assert done.returncode == 2
+    assert "script.py, line 3: train.yaml has the key 'lerning_rate', which is not an option" in done.stderr
+    assert "did you mean 'learning_rate'?" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gbk"])
+def test_a_script_in_another_encoding_runs(tmp_path: Path, encoding: str) -> None:
+    first = "# coding: gbk\n" if encoding == "gbk" else ""
+    launch(tmp_path, "")
+    (tmp_path / "script.py").write_text(f"{first}print(ascii('训练'))\n", encoding=encoding)
+    done = subprocess.run(
+        [sys.executable, "-m", "dunwu.run", "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u8bad\\u7ec3" in done.stdout
+
+
+def test_a_script_that_configures_logging_gets_every_line_once(tmp_path: Path) -> None:
+    source = """
+import logging
+from trl import GRPOConfig
+
+GRPOConfig(output_dir="before", report_to="none", vllm_device="auto")
+logging.basicConfig(level=logging.INFO)
+GRPOConfig(output_dir="after", report_to="none", vllm_dtype="auto")
+"""
+    done = launch(tmp_path, source)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout + done.stderr
+    assert printed.count("ignored: vllm_device (") == 1
+    assert printed.count("ignored: vllm_dtype (") == 1
+
+
+SPAWNING = """
+import multiprocessing, random, sys
+import trl
+
+def look(number):
+    config = trl.GRPOConfig(output_dir="o", report_to="none")
+    return trl.__version__, config.beta, __name__, random.random(), sys.argv[1:]
+
+if __name__ == "__main__":
+    pool = multiprocessing.get_context("METHOD").Pool(2)
+    try:
+        found = pool.map_async(look, range(2), chunksize=1).get(timeout=120)
+    finally:
+        pool.terminate()
+    seeded = random.Random(42).random()
+    assert all(answer[3] != seeded for answer in found), "workers draw their own random numbers"
+    print("FOUND", [answer[:3] for answer in found], [answer[4] for answer in found])
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_a_script_starts_find_dunwu_s_trl_and_its_options(tmp_path: Path, method: str) -> None:
+    done = launch(tmp_path, SPAWNING.replace("METHOD", method), "--mine", before=("--trl", "0.14"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = ("1.16.0+dunwu", 0.04, "__mp_main__")
+    assert f"FOUND {[answer, answer]} {[['--mine'], ['--mine']]}" in done.stdout
+
+
+def test_a_pin_beside_the_script_decides_about_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("trl==0.17.0\n", encoding="utf-8")
+    done = launch(tmp_path, "from trl import GRPOConfig\n\nGRPOConfig(output_dir='o', report_to='none')\n")
+    assert "default of TRL 0.17.0 (pinned in requirements.txt): beta=0.04, loss_type='bnpo'" in done.stdout

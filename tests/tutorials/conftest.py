@@ -32,7 +32,11 @@ class Workplace:
         self.folder, self.home = folder / "work", folder / "home"
         self.folder.mkdir()
         self.home.mkdir()
-        kept = {name: os.environ[name] for name in ("LANG", "TMPDIR", "LD_LIBRARY_PATH") if name in os.environ}
+        kept = {
+            name: os.environ[name]
+            for name in ("LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
+            if name in os.environ
+        }
         self.environment = {
             **kept,
             **hub.environment(self.home),

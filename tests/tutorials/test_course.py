@@ -31,8 +31,8 @@ def test_the_course_runs_unmodified_says_what_it_replaced_and_resumes(workplace:
     said = workplace.dunwu("t1_course.py")
 
     assert "4 prompts × 16 completions = 64 a step; 3 steps an epoch of 12 prompts, 3 in this run" in said
-    assert "attn_implementation='flash_attention_2' is not installed here: sdpa" in said
-    assert "'cuda' is not here: cpu" in said
+    assert "attn_implementation='flash_attention_2' is not installed: using sdpa" in said
+    assert "there is no 'cuda': using cpu" in said
     assert "bf16 was asked for" in said
     assert "warmup_ratio=0.1 is now warmup_steps=0.1" in said
     assert "vllm_device" in said and "vllm_gpu_memory_utilization" in said
@@ -55,7 +55,7 @@ def test_the_course_runs_unmodified_says_what_it_replaced_and_resumes(workplace:
 
     kept = (workplace.folder / OUT / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns
     again = workplace.run("dunwu", "run", "--resume", "t1_course.py")
-    assert f"--resume: going on from {OUT}/checkpoint-3" in again
+    assert f"--resume: continuing from {OUT}/checkpoint-3" in again
     assert "Question:\n" not in again, "nothing was left to do"
     assert (workplace.folder / OUT / "checkpoint-3" / "trainer_state.json").stat().st_mtime_ns == kept
 
@@ -73,7 +73,7 @@ def test_the_course_killed_after_its_first_checkpoint_goes_on_from_it(
         _kill_once_there(workplace, workplace.folder / OUT / "checkpoint-100" / "trainer_state.json")
         assert not (workplace.folder / OUT / "checkpoint-105").exists()
         again = workplace.run("dunwu", "run", "--resume", "t1_course.py")
-    assert f"--resume: going on from {OUT}/checkpoint-100" in again
+    assert f"--resume: continuing from {OUT}/checkpoint-100" in again
     assert "105 steps an epoch of 420 prompts, 105 in this run" in again
     assert again.count("Question:\n") == 5
     steps = workplace.steps(f"{OUT}/checkpoint-105")

@@ -12,14 +12,17 @@ def test_the_quick_start_runs_unmodified_and_resumes(workplace: Any, has_old_nam
     workplace.has("t4/train_grpo.py")
     said = workplace.dunwu("train_grpo.py")
     assert "1 prompts × 8 completions = 8 a step; 16 steps an epoch of 16 prompts, 48 in this run" in said
+    assert "beta=0.0, loss_type='dapo', temperature=1.0; for another version's: dunwu run --trl 0.14" in said
+    assert "beta=0 means no reference model and no `kl` metric" in said
     steps = workplace.steps("Qwen2-0.5B-GRPO/checkpoint-48")
+    assert not any("kl" in step for step in steps)
     assert [step["step"] for step in steps] == [10, 20, 30, 40]
     for step in steps:
         has_old_names(step, "reward_len")
         assert step["reward"] == step["rewards/reward_len"] > 0
 
     again = workplace.dunwu("--resume", "train_grpo.py")
-    assert "--resume: going on from Qwen2-0.5B-GRPO/checkpoint-48" in again
+    assert "--resume: continuing from Qwen2-0.5B-GRPO/checkpoint-48" in again
 
 
 @pytest.mark.slow
@@ -29,6 +32,8 @@ def test_with_trl_0_14_named_the_quick_start_has_the_batch_of_then(workplace: An
     # TRL 0.14's own defaults: 1 prompt a device, 8 accumulations.
     assert "8 prompts × 8 completions = 64 a step; 2 steps an epoch of 16 prompts, 6 in this run" in said
     assert "beta=0.04" in said and "temperature=0.9" in said
+    assert "no `kl` metric" not in said
+    assert all("kl" in step for step in workplace.state("Qwen2-0.5B-GRPO/checkpoint-6")["log_history"])
 
 
 @pytest.mark.slow

@@ -34,13 +34,15 @@ def test_the_script_runs_unmodified_and_its_key_reaches_nothing(workplace: Any, 
     # last line break that follows `</answer>`.
     assert "correctness: [2.0]" in said and "int: [0.5]" in said
     assert "strict format: [0.5]" in said and "soft format: [0.0]" in said and "xml count: [0.5]" in said
+    assert "it gives max_prompt_length, dropped after 0.27, and no argument that came after 0.15): beta=0.04" in said
     assert len(workplace.steps(f"{OUT}/checkpoint-3")) == 3
     for step in workplace.steps(f"{OUT}/checkpoint-3"):
+        assert step["kl"] >= 0
         has_old_names(step, "xmlcount_reward_func", "correctness_reward_func")
     _keeps_the_key_out(workplace, said, own="t2_notebook.py")
 
     again = workplace.dunwu("--resume", "t2_notebook.py")
-    assert f"--resume: going on from {OUT}/checkpoint-3" in again
+    assert f"--resume: continuing from {OUT}/checkpoint-3" in again
     assert again.count("Question:\n") == 1, "the notebook's own try; no training step"
     _keeps_the_key_out(workplace, again, own="t2_notebook.py")
 
@@ -61,9 +63,11 @@ def test_the_notebook_needs_one_line_and_runs_twice(workplace: Any) -> None:
     _keeps_the_key_out(workplace, said, own="course.ipynb", copy="ran.ipynb")
     assert [cell["execution_count"] for cell in ran if cell["cell_type"] == "code"] == list(range(1, 14))
 
-    workplace.run(*command, DUNWU_RESUME="1")
+    notebook["cells"][0]["source"] = ["import dunwu.compat\n", "dunwu.compat.set_options(resume=True)"]
+    (workplace.folder / "course.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    workplace.run(*command)
     _, said = _outputs(workplace)
-    assert f"going on from {OUT}/checkpoint-3" in said and said.count("Question:\n") == 1
+    assert f"continuing from {OUT}/checkpoint-3" in said and said.count("Question:\n") == 1
 
 
 def _shows_the_template(said: str) -> None:

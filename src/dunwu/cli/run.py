@@ -10,15 +10,21 @@ __all__ = ["add_arguments", "main", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes before the script; all that follows the script is the script's."""
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
-    parser.add_argument("--trl", metavar="VERSION", help="defaults of that TRL for what the script leaves out")
+    """What the command takes before the script; everything after the script is the script's."""
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in the output folder, if any"
+    )
+    parser.add_argument(
+        "--trl", metavar="VERSION", help="use that TRL's defaults for what the script leaves out, e.g. 0.14"
+    )
     parser.add_argument(
         "--batch-unit",
         choices=("auto", "prompts", "completions"),
-        help="what per_device_train_batch_size counts; auto: see docs/old_arguments.md",
+        help="what per_device_train_batch_size counts; auto: see docs/trl_arguments.md",
     )
-    parser.add_argument("--source", choices=("auto", "hf", "modelscope", "local"), help="where names come from")
+    parser.add_argument(
+        "--source", choices=("auto", "hf", "modelscope", "local"), help="where models and data come from"
+    )
     parser.add_argument("script", metavar="SCRIPT", help="a Python script written for TRL 0.14 to 1.16")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="the script's own arguments")
 
@@ -38,6 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv), {})
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"dunwu run: {error}", file=sys.stderr)
         return 2

@@ -1,13 +1,12 @@
-"""`import dunwu.compat`: in this notebook or script, `trl` is Dunwu from here on.
+"""`import dunwu.compat`: from here on, `trl` is Dunwu in this notebook or script.
 
-What it is: the one line that a notebook needs, before the others: scripts written for TRL 0.14 to 1.16 then run on
-Dunwu.
-What it is not: needed by a script run with `dunwu run`, or by anything that imports `dunwu` itself. The names are in
-`dunwu.trl`, which may be imported without any of this.
+A notebook needs this one line before its others; a script run by `dunwu run` needs none. The names are in
+`dunwu.trl`, which may be imported without any effect.
 """
 
 from dunwu.compat.install import install
+from dunwu.trl.options import set_options
 
-__all__ = ["install"]
+__all__ = ["install", "set_options"]
 
 install()

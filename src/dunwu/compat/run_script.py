@@ -1,11 +1,10 @@
 """Runs a script written for TRL as it is: checked first, then executed as `__main__` with its own arguments.
 
-It is no sandbox: the script does what it does. `dunwu run` and `python -m dunwu.run` call it.
+`dunwu run` and `python -m dunwu.run` call it. It is not a sandbox: the script does what it does.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import re
@@ -15,85 +14,102 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
+import dunwu.trl
 from dunwu._utils.logging import get_logger
+from dunwu._utils.secrets import warn_of_secrets_in
 from dunwu._utils.suggest import did_you_mean
-from dunwu.trl.supported_names import HERE
+from dunwu.compat.install import install
+from dunwu.errors import ConfigError
+from dunwu.trl.options import BatchUnit, set_options
+from dunwu.trl.script_check import missing_names, pinned_version, read_script
+from dunwu.trl.supported_names import SUPPORTED
 
-__all__ = ["run_script"]
+__all__ = ["RunArguments", "run_script"]
 
 
-def run_script(args: argparse.Namespace) -> int:
+class RunArguments(Protocol):
+    """The command line of `dunwu run`."""
+
+    script: str
+    """Path of the script."""
+    arguments: Sequence[str]
+    """The script's own arguments."""
+    trl: str | None
+    """The TRL whose defaults are used; None: inferred."""
+    batch_unit: BatchUnit | None
+    """What the batch size counts; None: inferred."""
+    source: str | None
+    """Where models and data come from; None: what `DUNWU_SOURCE` says."""
+    resume: bool
+    """Continue from the last checkpoint."""
+
+
+def run_script(args: RunArguments) -> int:
     """Run the script; returns the exit code.
 
     Raises:
-        ValueError: for a script that is not there, or uses what Dunwu lacks; before anything is loaded.
+        ConfigError: for a script that is missing, or certain to use what Dunwu lacks; before anything is loaded.
     """
-    from dunwu.trl.versioned_defaults import era_of
-
     path = Path(args.script)
-    _look_at(path)
-    chosen = {"DUNWU_TRL": args.trl, "DUNWU_BATCH_UNIT": args.batch_unit, "DUNWU_SOURCE": args.source}
-    os.environ.update({name: value for name, value in chosen.items() if value})
-    if args.resume:
-        os.environ["DUNWU_RESUME"] = "1"
-    era_of({})  # a version that never was is refused now, not when the script comes to its options
-    from dunwu.compat.install import install
-
+    source = _checked(path)
+    set_options(
+        trl_version=args.trl,
+        batch_unit=args.batch_unit or "auto",
+        resume=args.resume,
+        pinned_version=pinned_version(source, path),
+    )
+    if args.source:
+        os.environ["DUNWU_SOURCE"] = args.source  # the hub's own setting, for all that is loaded from here on
     install()
-    return _as_main(path, args.arguments)
+    return _run_as_main(path, args.arguments)
 
 
-def _look_at(path: Path) -> None:
-    from dunwu._utils.secrets import warn_of_secrets_in
-    from dunwu.trl.script_check import missing_names, source_of
-
-    source = source_of(path)
+def _checked(path: Path) -> str:
+    """The script's text."""
+    source = read_script(path)
     missing = missing_names(source, path.name)
     if missing:
-        raise ValueError("this script needs what is not here:\n  " + "\n  ".join(missing))
-    if _is_first():
-        for sentence in warn_of_secrets_in(source, path.name):
-            get_logger().warning(sentence)
+        raise ConfigError("this script needs what Dunwu does not have:\n  " + "\n  ".join(missing))
+    for sentence in warn_of_secrets_in(source, path.name):
+        get_logger().warning(sentence)
+    return source
 
 
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _as_main(path: Path, arguments: Sequence[str]) -> int:
+def _run_as_main(path: Path, arguments: Sequence[str]) -> int:
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
         runpy.run_path(str(path), run_name="__main__")
-    except Exception as error:  # the script's own mistakes look as Python shows them; ours are one sentence
-        sentence = _in_a_sentence(error)
+    except Exception as error:  # the script's own errors keep Python's traceback; ours become one sentence
+        sentence = _sentence_of(error)
         if sentence is None:
             sys.excepthook(type(error), error, error.__traceback__)
             return 1
-        print(f"dunwu run: {_where(error, path)}{sentence}", file=sys.stderr)
+        print(f"dunwu run: {_place_of(error, path)}{sentence}", file=sys.stderr)
         return 2
     return 0
 
 
-def _in_a_sentence(error: Exception) -> str | None:
-    """What a user's mistake in our arguments is told as; None for anything else."""
+def _sentence_of(error: Exception) -> str | None:
+    """What a user's mistake in our arguments is reported as; None for anything else."""
     mistyped = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if isinstance(error, TypeError) and mistyped and mistyped[1] in HERE:
-        import dunwu.trl
-
+    if isinstance(error, TypeError) and mistyped and mistyped[1] in SUPPORTED:
         known = inspect.signature(getattr(dunwu.trl, mistyped[1])).parameters
         hint = did_you_mean(mistyped[2], known)
         return f"{mistyped[1]} has no argument {mistyped[2]!r}{hint if 'did you mean' in hint else ''}"
-    return str(error) if isinstance(error, ValueError | ImportError) and _is_ours(error.__traceback__) else None
+    is_mistake = isinstance(error, ValueError | ImportError) or (
+        isinstance(error, AttributeError) and str(error).startswith("trl.")
+    )
+    return str(error) if is_mistake and _is_raised_by_dunwu(error.__traceback__) else None
 
 
-def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an error was raised by Dunwu's own check of what the script gave it."""
+def _is_raised_by_dunwu(trace: TracebackType | None) -> bool:
     last = traceback.extract_tb(trace)[-1].filename
     return Path(last).is_relative_to(Path(__file__).parent.parent)
 
 
-def _where(error: BaseException, path: Path) -> str:
+def _place_of(error: BaseException, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f"{path.name}, line {lines[-1]}: " if lines else ""

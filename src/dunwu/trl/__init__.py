@@ -1,8 +1,7 @@
-"""TRL's names for Dunwu's things: what `import trl` finds in a script that `dunwu run` runs.
+"""TRL's names for what Dunwu has: what `import trl` gives a script run by `dunwu run`.
 
-What it is: `GRPOConfig`, `GRPOTrainer`, `ModelConfig`, `ScriptArguments`, `TrlParser`, `get_peft_config` and their
-kin, as scripts of TRL 0.14 to 1.16 use them; any other name raises a sentence that says what Dunwu has instead.
-What it is not: the switch that puts it in trl's place (`dunwu.compat`), or a copy of TRL: the code is Dunwu's.
+`GRPOConfig`, `GRPOTrainer`, `ModelConfig`, `ScriptArguments`, `TrlParser`, `get_peft_config` and its siblings, as
+scripts for TRL 0.14 to 1.16 use them. Importing this package changes nothing; `dunwu.compat` makes `trl` mean it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from dunwu.trl.supported_names import HERE, MODULES, instead
+from dunwu.trl.supported_names import SUPPORTED, alternative_to
 
 if TYPE_CHECKING:
     from dunwu.trl.config import GRPOConfig
@@ -40,13 +39,11 @@ __version__: Final = "1.16.0+dunwu"
 
 
 def __getattr__(name: str) -> Any:
-    if name in HERE:
-        return getattr(importlib.import_module(f"dunwu.trl.{HERE[name]}"), name)
+    if name in SUPPORTED:
+        return getattr(importlib.import_module(f"dunwu.trl.{SUPPORTED[name]}"), name)
     if name.startswith("__"):
         raise AttributeError(f"module 'trl' has no attribute {name!r}")
-    if name in MODULES:
-        return importlib.import_module(f"trl.{name}")
-    raise ImportError(instead(name))
+    raise AttributeError(alternative_to(name))
 
 
 def __dir__() -> list[str]:

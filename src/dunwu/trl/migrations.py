@@ -1,147 +1,177 @@
-"""What is done with an argument of then: set another option, set it aside, put a key where keys belong.
+"""Functions that turn an argument of earlier TRL versions into today's options, one for each way it changed.
 
-What it is: small functions `(settings, name, value)`, one for each way in which an argument became something else.
-What it is not: the table of arguments (`arguments`).
+Which argument takes which is in `arguments`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import torch
 
+from dunwu.config import GRPOConfig
+from dunwu.errors import ConfigError
+
 __all__ = [
-    "Settings",
+    "ConfigMigration",
+    "Migration",
     "adafactor",
-    "backend",
+    "ddp_backend",
     "deepspeed",
     "evaluation",
     "hub_key",
-    "inverse",
     "logging_folder",
     "model_option",
     "renamed",
-    "use_vllm",
+    "switched_off",
+    "vllm",
+    "warmup_ratio",
 ]
 
 
-class Settings:
-    """A config in the making, and what there is to say of it.
+class ConfigMigration:
+    """A config whose arguments of earlier versions are being replaced, and what to log about it.
 
     Args:
         config: the object whose attributes are the options.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: GRPOConfig) -> None:
         self.config = config
-        self.said: list[str] = []
-        self._aside: dict[str, list[str]] = {}
+        self._notes: list[str] = []
+        self._ignored: dict[str, list[str]] = {}
 
-    def put(self, name: str, value: Any) -> None:
+    def get(self, name: str) -> object:
+        """The value of an option, None where the config does not have it."""
+        return getattr(self.config, name, None)
+
+    def set(self, name: str, value: object) -> None:
         """Set an option."""
         setattr(self.config, name, value)
 
-    def say(self, sentence: str) -> None:
-        """Something that the user should know."""
-        self.said.append(sentence)
+    def note(self, sentence: str) -> None:
+        """Log something that the user should know."""
+        self._notes.append(sentence)
 
-    def aside(self, name: str, why: str) -> None:
-        """An argument that is accepted and does nothing; those with the same reason are named together."""
-        self._aside.setdefault(why, []).append(name)
+    def ignore(self, name: str, why: str) -> None:
+        """Log that an argument has no effect; arguments with the same reason are named together."""
+        self._ignored.setdefault(why, []).append(name)
 
     def sentences(self) -> list[str]:
-        """All there is to say."""
-        return [*self.said, *(f"set aside: {', '.join(names)} ({why})" for why, names in self._aside.items())]
+        """All there is to log."""
+        return [*self._notes, *(f"ignored: {', '.join(names)} ({why})" for why, names in self._ignored.items())]
 
 
-def renamed(new: str) -> Callable[[Settings, str, Any], None]:
+Migration: TypeAlias = Callable[[ConfigMigration, str, object], None]
+"""Called with the config, the argument's name and its value."""
+
+
+def renamed(new: str) -> Migration:
     """The same under another name."""
 
-    def act(settings: Settings, name: str, value: Any) -> None:
-        settings.put(new, value)
-        settings.say(f"{name}={value!r} is now {new}={value!r}")
+    def migrate(migration: ConfigMigration, name: str, value: object) -> None:
+        migration.set(new, value)
+        migration.note(f"{name}={value!r} is now {new}={value!r}")
 
-    return act
-
-
-def inverse(name_of_switch: str) -> Callable[[Settings, str, Any], None]:
-    """A switch that stays off here."""
-
-    def act(settings: Settings, name: str, value: Any) -> None:
-        from dunwu.trl.arguments import OLD
-
-        settings.put(name_of_switch, False)
-        settings.aside(name, OLD[name].now)
-
-    return act
+    return migrate
 
 
-def model_option(option: str) -> Callable[[Settings, str, Any], None]:
-    """Goes to `from_pretrained`, unless `model_init_kwargs` says otherwise."""
+def warmup_ratio(migration: ConfigMigration, name: str, value: object) -> None:
+    """Became `warmup_steps` with a value below 1; an explicit `warmup_steps` won then and wins now.
 
-    def act(settings: Settings, name: str, value: Any) -> None:
-        given = settings.config.model_init_kwargs
+    Raises:
+        ConfigError: for a share outside 0 to 1.
+    """
+    steps = migration.config.warmup_steps
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise ConfigError(f"warmup_ratio={value!r} does not work: it must be a share of all steps, from 0 to 1")
+    if steps:
+        migration.ignore(name, f"warmup_steps={steps!r} is given and wins, as it always did")
+        return
+    # `warmup_steps=1` is one step, so all steps are the largest share below 1.
+    share = math.nextafter(1.0, 0.0) if value == 1 else value
+    migration.set("warmup_steps", share)
+    migration.note(f"{name}={value!r} is now warmup_steps={share!r}")
+
+
+def switched_off(switch: str) -> Migration:
+    """A switch that stays off."""
+
+    def migrate(migration: ConfigMigration, name: str, value: object) -> None:
+        from dunwu.trl.arguments import LEGACY_ARGUMENTS
+
+        migration.set(switch, False)
+        migration.ignore(name, LEGACY_ARGUMENTS[name].note)
+
+    return migrate
+
+
+def model_option(option: str) -> Migration:
+    """Passed to `from_pretrained`, unless `model_init_kwargs` has it."""
+
+    def migrate(migration: ConfigMigration, name: str, value: object) -> None:
+        given = migration.config.model_init_kwargs
         if isinstance(given, str):
-            settings.aside(name, "model_init_kwargs is given as text, and decides")
-            return
-        if option not in (given or {}):
-            settings.put("model_init_kwargs", {**(given or {}), option: value})
+            migration.ignore(name, "model_init_kwargs is given as text and wins")
+        elif option not in (given or {}):
+            migration.set("model_init_kwargs", {**(given or {}), option: value})
 
-    return act
+    return migrate
 
 
-def use_vllm(settings: Settings, name: str, value: Any) -> None:
+def vllm(migration: ConfigMigration, name: str, value: object) -> None:
     """The engine of this process takes vLLM's place."""
-    settings.say(
-        "use_vllm=True: rollouts come from Dunwu's own engine, in this process and on the trainer's weights; no "
-        "server and no second device are needed"
+    migration.note(
+        "use_vllm=True: completions come from Dunwu's own engine, in this process; no server and no second device "
+        "are needed"
     )
 
 
-def evaluation(settings: Settings, name: str, value: Any) -> None:
+def evaluation(migration: ConfigMigration, name: str, value: object) -> None:
     """`evaluation_strategy`; YAML reads a bare `no` as false."""
-    settings.put("eval_strategy", "no" if value in (False, "False", "false") else value)
-    settings.say(f"{name}={value!r} is now eval_strategy")
+    migration.set("eval_strategy", "no" if value in (False, "False", "false") else value)
+    migration.note(f"{name}={value!r} is now eval_strategy")
 
 
-def logging_folder(settings: Settings, name: str, value: Any) -> None:
+def logging_folder(migration: ConfigMigration, name: str, value: object) -> None:
     """TensorBoard's callback reads its folder from the environment since transformers 5."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(value))
-    settings.say(f"{name}={value!r} is where TensorBoard writes (TENSORBOARD_LOGGING_DIR)")
+    migration.note(f"{name}={value!r} is now TensorBoard's folder (TENSORBOARD_LOGGING_DIR)")
 
 
-def adafactor(settings: Settings, name: str, value: Any) -> None:
+def adafactor(migration: ConfigMigration, name: str, value: object) -> None:
     """The optimizer by its name."""
-    settings.put("optim", "adafactor")
-    settings.say(f"{name}={value!r} is now optim='adafactor'")
+    migration.set("optim", "adafactor")
+    migration.note(f"{name}={value!r} is now optim='adafactor'")
 
 
-def hub_key(settings: Settings, name: str, value: Any) -> None:
-    """A key is kept where the clients look for it, and nowhere that is saved."""
+def hub_key(migration: ConfigMigration, name: str, value: object) -> None:
+    """A key goes where the hub's clients look for it, and out of the options that are saved."""
     os.environ.setdefault("HF_TOKEN", str(value))
-    settings.put(name, None)
-    settings.say(
-        f"{name} holds a key: it was put into HF_TOKEN for this process and kept out of everything that is saved. "
-        "Take it out of the script: `hf auth login`, or HF_TOKEN set outside"
+    migration.set(name, None)
+    migration.note(
+        f"{name} holds a key: it was moved to HF_TOKEN for this process and is not saved with the options. Remove it "
+        "from the script: use `hf auth login`, or set HF_TOKEN outside"
     )
 
 
-def deepspeed(settings: Settings, name: str, value: Any) -> None:
-    """Accepted; needs its package."""
+def deepspeed(migration: ConfigMigration, name: str, value: object) -> None:
+    """Kept if its package is installed."""
     if importlib.util.find_spec("deepspeed") is None:
-        settings.put(name, None)
-        settings.say("deepspeed is not installed: training goes on without it, with whole weights on each process")
+        migration.set(name, None)
+        migration.note("deepspeed is not installed: training continues without it, each process with all weights")
 
 
-def backend(settings: Settings, name: str, value: Any) -> None:
-    """NCCL speaks between GPUs only, and one process has nobody to speak to (accelerate would look for it)."""
+def ddp_backend(migration: ConfigMigration, name: str, value: object) -> None:
+    """NCCL connects GPUs only; a single process needs no backend, and accelerate would try to load it."""
     if torch.cuda.is_available():
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        settings.put(name, None)
+        migration.set(name, None)
     elif value == "nccl":
-        settings.put(name, "gloo")
-        settings.say("ddp_backend='nccl' needs GPUs, and there is none: gloo")
+        migration.set(name, "gloo")
+        migration.note("ddp_backend='nccl' needs GPUs, and there are none: gloo is used instead")

@@ -1,24 +1,28 @@
-"""What scripts of TRL say about the model and the data: `ModelConfig`, `ScriptArguments`, and what they become.
+"""`ModelConfig` and `ScriptArguments`, with every field of TRL 0.14 to 1.16, and what scripts make of them.
 
-What it is: the two dataclasses with every field of 0.14 to 1.16, and `get_peft_config`, `get_quantization_config`,
-`get_kbit_device_map`.
-What it is not: loading; scripts hand these values to `from_pretrained` or to the trainer themselves.
+`get_peft_config`, `get_quantization_config`, `get_kbit_device_map`. Nothing is loaded here: scripts hand these values
+to `from_pretrained` or to the trainer.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dunwu._utils.logging import get_logger
+from dunwu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
 
 __all__ = ["ModelConfig", "ScriptArguments", "get_kbit_device_map", "get_peft_config", "get_quantization_config"]
 
 
-def _option(default: Any, help: str) -> Any:
+def _option(default: object, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
@@ -27,13 +31,13 @@ class ModelConfig:
     """Which model, how it is loaded, and whether an adapter is trained.
 
     Raises:
-        ValueError: for 8 and 4 bit at once.
+        ConfigError: for 8 and 4 bit at once.
     """
 
     model_name_or_path: str | None = _option(None, "Hub name or folder.")
     model_revision: str = _option("main", "Branch, tag or commit.")
-    torch_dtype: str | None = _option(None, "Old name of dtype: auto, bfloat16, float16, float32.")
-    dtype: str | None = _option(None, "Of the weights: auto, bfloat16, float16, float32.")
+    torch_dtype: str | None = _option(None, "Earlier name of dtype.")
+    dtype: str | None = _option(None, "Type of the weights: auto, bfloat16, float16, float32.")
     trust_remote_code: bool = _option(False, "Run code that comes with the model.")
     attn_implementation: str | None = _option(None, "flash_attention_2, sdpa, eager.")
     use_peft: bool = _option(False, "Train an adapter.")
@@ -54,12 +58,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.load_in_8bit and self.load_in_4bit:
-            raise ValueError("load_in_8bit and load_in_4bit exclude each other; choose one")
-        # Both names are answered, whichever was given: scripts read `model_args.torch_dtype` or `.dtype`.
+            raise ConfigError("load_in_8bit and load_in_4bit exclude each other; choose one")
+        # Scripts read `model_args.torch_dtype` or `.dtype`, whichever they set.
         self.torch_dtype = self.dtype = self.dtype or self.torch_dtype
         targets = self.lora_target_modules
         if isinstance(targets, list) and len(targets) == 1:
-            self.lora_target_modules = targets[0]  # type: ignore[assignment]  # "all-linear" is a word, not a list
+            self.lora_target_modules = targets[0]  # type: ignore[assignment]  # peft wants "all-linear" as text, not in a list
 
 
 @dataclass
@@ -78,18 +82,18 @@ class ScriptArguments:
     ignore_bias_buffers: bool = _option(False, "Old option of DDP; not read.")
 
 
-def get_peft_config(model_args: ModelConfig) -> Any:
-    """A `peft.LoraConfig` of these arguments; None where no adapter is asked for.
+def get_peft_config(model_args: ModelConfig) -> LoraConfig | None:
+    """A `peft.LoraConfig` of these arguments; None without `use_peft`.
 
     Raises:
-        ValueError: where an adapter is asked for and `peft` is not installed.
+        ConfigError: with `use_peft`, if `peft` is not installed.
     """
     if not model_args.use_peft:
         return None
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ValueError("use_peft needs the package peft: pip install 'dunwu[peft]'") from error
+        raise ConfigError("use_peft needs the package peft: pip install 'dunwu[peft]'") from error
     given: dict[str, Any] = {
         "bias": "none",
         "inference_mode": False,
@@ -106,16 +110,16 @@ def get_peft_config(model_args: ModelConfig) -> Any:
     return LoraConfig(**given)
 
 
-def get_quantization_config(model_args: ModelConfig) -> Any:
-    """A `BitsAndBytesConfig` of these arguments; None where none is asked for.
+def get_quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
+    """A `BitsAndBytesConfig` of these arguments; None without `load_in_4bit` and `load_in_8bit`.
 
     Raises:
-        ValueError: where one is asked for and `bitsandbytes` is not installed.
+        ConfigError: if one is wanted and `bitsandbytes` is not installed.
     """
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("load_in_4bit and load_in_8bit need the package bitsandbytes: pip install bitsandbytes")
+        raise ConfigError("load_in_4bit and load_in_8bit need the package bitsandbytes: pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
     if model_args.load_in_8bit:
@@ -131,8 +135,8 @@ def get_quantization_config(model_args: ModelConfig) -> Any:
 
 
 def get_kbit_device_map() -> dict[str, int] | None:
-    """Where quantised weights go: this process's GPU; None without one."""
+    """Device map of quantised weights: this process's GPU; None without one."""
     if not torch.accelerator.is_available():
-        get_logger().warning("no GPU here: quantised weights would stay on the CPU, and most cannot")
+        get_logger().warning("there is no GPU: quantised weights would stay on the CPU, where most do not work")
         return None
     return {"": torch.accelerator.current_device_index()}

@@ -1,10 +1,9 @@
-"""`TrlParser`: dataclasses, a YAML file and the command line, as TRL's scripts read them.
+"""`TrlParser`: dataclasses filled from a YAML file and the command line, as TRL's scripts expect.
 
-What it is: transformers' `HfArgumentParser` that reads `--config FILE` too: the file's values replace defaults, the
-command line's win over both, and `env:` sets environment variables. Two dataclasses may have a field of the same name
-(a script's own `project` beside TrainingArguments'): the option is there once, as the script's own class has it, and
-both get its value.
-What it is not: Dunwu's recipes (`dunwu.recipes.recipe`).
+Transformers' `HfArgumentParser` that reads `--config FILE` too: the file's values replace defaults, the command line
+wins over both, and `env:` sets environment variables. Two dataclasses may have a field of the same name (a script's
+own `project` beside TrainingArguments'): the option exists once, as the script's own class has it, and both get its
+value.
 """
 
 from __future__ import annotations
@@ -15,15 +14,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from dunwu._utils.suggest import did_you_mean
+from dunwu.errors import ConfigError
+from dunwu.trl.yaml_values import check_value
 
 __all__ = ["TrlParser"]
+
+Content: TypeAlias = dict[str, object]
+"""Keys and values of a YAML file."""
 
 
 class TrlParser(HfArgumentParser):
@@ -33,16 +37,16 @@ class TrlParser(HfArgumentParser):
         dataclass_types: the dataclass or dataclasses to fill.
     """
 
-    def __init__(self, dataclass_types: Any = None, **options: Any) -> None:
+    def __init__(self, dataclass_types: Iterable[type] | type | None = None, **options: Any) -> None:
         listed = list(dataclass_types) if isinstance(dataclass_types, Iterable) else [dataclass_types]
-        listed = [kind for kind in listed if kind is not None]
+        kinds: list[Any] = [kind for kind in listed if kind is not None]
         # A script's own classes go last: where a name comes twice, the later definition of the option stays.
-        ordered = sorted(listed, key=lambda kind: not kind.__module__.startswith("dunwu."))
+        ordered = sorted(kinds, key=lambda kind: not kind.__module__.startswith("dunwu."))
         super().__init__(ordered, conflict_handler="resolve", **options)
-        self.dataclass_types = listed
+        self.dataclass_types = kinds
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:
-                action.nargs, action.const = "?", True  # `--bf16` alone must do, as it did
+                action.nargs, action.const = "?", True  # `--bf16` alone must work, as it did
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         """Transformers' own writes simpler types into the fields, which the classes share with all that inherit."""
@@ -50,6 +54,10 @@ class TrlParser(HfArgumentParser):
         super()._add_dataclass_arguments(dtype)
         for shared, kind in types:
             shared.type = kind
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence and exit code 2; the usage has some 250 options."""
+        self.exit(2, f"{self.prog}: {message}\n")
 
     def parse_args_and_config(
         self,
@@ -61,25 +69,41 @@ class TrlParser(HfArgumentParser):
         """The dataclasses, filled from `--config FILE` and the command line.
 
         Raises:
-            ValueError: for a file that is not there or no mapping, a key that no dataclass has, or a dataclass with a
-                field `config`: that name is the file's.
+            ConfigError: for a file that is missing or not a mapping, a key that no dataclass has, a value of another
+                type than its field, or a dataclass with a field `config`, which names the file.
         """
         words = list(sys.argv[1:] if args is None else args)
         for kind in self.dataclass_types:
             if "config" in {f.name for f in fields(kind)}:
-                raise ValueError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
-        unknown = self.set_defaults_with_config(**_environment(_config(words)))
+                raise ConfigError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
+        path, content = _config(words)
+        unknown = self.set_defaults_with_config(**self._checked(path, _set_environment(path, content)))
         if unknown and fail_with_unknown_args and not return_remaining_strings:
             known = {f.name for kind in self.dataclass_types for f in fields(kind)}
-            raise ValueError(f"the YAML file has {unknown[0]!r}, which no option is called{_near(unknown[0], known)}")
+            key = unknown[0].removeprefix("--")
+            raise ConfigError(f"{path} has the key {key!r}, which is not an option{_near(key, known)}")
         found = self.parse_args_into_dataclasses(args=words, return_remaining_strings=return_remaining_strings)
         if not return_remaining_strings:
             return found
         rest = list(found[-1])
         return (*found[:-1], unknown, rest) if separate_remaining_strings else (*found[:-1], unknown + rest)
 
+    def _checked(self, path: Path | None, content: Content) -> Content:
+        """The values of a file, each of its field's type; a script's own classes check theirs themselves."""
+        hints: dict[str, object] = {}
+        for kind in self.dataclass_types:
+            if issubclass(kind, TrainingArguments) or kind.__module__.startswith("dunwu."):
+                hints |= get_type_hints(kind)
+        try:
+            return {
+                name: check_value(name, value, hints[name]) if name in hints else value
+                for name, value in content.items()
+            }
+        except ConfigError as error:
+            raise ConfigError(f"{path}, {error}") from error
+
     def set_defaults_with_config(self, **values: Any) -> list[str]:
-        """Makes a file's values the defaults; returns the words of keys that no option has: `--key value`."""
+        """Makes a file's values the defaults; returns the keys that no option has, as words: `--key value`."""
         known = {action.dest: action for action in self._actions}
         for name in values.keys() & known.keys():
             known[name].default, known[name].required = values[name], False
@@ -97,7 +121,7 @@ class TrlParser(HfArgumentParser):
         """The dataclasses; a value goes to every one that has a field of its name.
 
         Raises:
-            ValueError: for words that no option takes, unless they are asked back.
+            ConfigError: for unknown arguments, unless `return_remaining_strings`.
         """
         if args_filename or args_file_flag:
             given = (args, return_remaining_strings, look_for_args_file, args_filename, args_file_flag)
@@ -105,12 +129,12 @@ class TrlParser(HfArgumentParser):
         namespace, rest = self.parse_known_args(args=args)
         values = vars(namespace)
         if rest and not return_remaining_strings:
-            raise ValueError(f"the command line has {rest[0]!r}, which no option is called{_near(rest[0], values)}")
+            raise ConfigError(f"the command line has {rest[0]!r}, which is not an option{_near(rest[0], values)}")
         made = tuple(_made(kind, values) for kind in self.dataclass_types)
         return (*made, rest) if return_remaining_strings else made
 
 
-def _made(kind: Any, values: dict[str, Any]) -> Any:
+def _made(kind: Any, values: Content) -> object:
     names = {f.name for f in fields(kind) if f.init}
     return kind(**{name: value for name, value in values.items() if name in names and value is not argparse.SUPPRESS})
 
@@ -120,29 +144,37 @@ def _near(word: str, known: Iterable[str]) -> str:
     return hint if "did you mean" in hint else ""  # some two hundred names are no help
 
 
-def _config(words: list[str]) -> dict[str, Any]:
-    """The file's content; takes `--config FILE` out of the words."""
+def _config(words: list[str]) -> tuple[Path | None, Content]:
+    """The YAML file and its content; takes `--config FILE` out of the words."""
     index = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
     if index is None:
-        return {}
+        return None, {}
     word = words[index]
     taken = words[index : index + (1 if "=" in word else 2)]
     del words[index : index + len(taken)]
     path = Path(word.partition("=")[2] or (taken[1] if len(taken) > 1 else ""))
+    return path, _read(path)
+
+
+def _read(path: Path) -> Content:
     if not path.is_file():
-        raise ValueError(f"--config {str(path)!r} is no file; give the path of a YAML file")
+        raise ConfigError(f"--config {str(path)!r} is not a file; give the path of a YAML file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold keys and values, got {type(content).__name__}")
+        raise ConfigError(f"{path} must contain keys and values, got {type(content).__name__}")
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path} has the key {key!r}, which is not the name of an option")
     return content
 
 
-def _environment(content: dict[str, Any]) -> dict[str, Any]:
+def _set_environment(path: Path | None, content: Content) -> Content:
+    """The content without `env:`, whose variables are set."""
     variables = content.pop("env", None) or {}
     if not isinstance(variables, dict):
-        raise ValueError(f"env: must hold names and values, got {variables!r}")
+        raise ConfigError(f"{path}, env: must contain names and values, got {variables!r}")
     os.environ.update({str(name): str(value) for name, value in variables.items()})
     return content

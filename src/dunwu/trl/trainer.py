@@ -1,29 +1,37 @@
-"""`GRPOTrainer` as scripts of TRL 0.14 to 1.16 call it.
+"""`GRPOTrainer` as scripts for TRL 0.14 to 1.16 call it.
 
-What it is: `dunwu.GRPOTrainer` with the arguments, attributes and metric names of then beside today's.
-What it is not: another algorithm; nothing that is learned is decided here.
+`dunwu.GRPOTrainer` with the arguments, attributes and metric names of earlier TRL versions beside today's.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from transformers import ProcessorMixin
+from torch import nn
+from transformers import ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from dunwu import config
 from dunwu._utils.logging import get_logger
+from dunwu.core.records import Row
+from dunwu.errors import ConfigError
 from dunwu.training import trainer
 from dunwu.training.checkpoint import last_complete_checkpoint
 from dunwu.trl.config import GRPOConfig
-from dunwu.trl.supported_names import instead
+from dunwu.trl.options import get_options
+from dunwu.trl.supported_names import alternative_to
 
-__all__ = ["GRPOTrainer", "old_names"]
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedTokenizerBase
 
-_OF_THE_OPTIONS = (
+__all__ = ["GRPOTrainer", "legacy_metrics"]
+
+_MIRRORED_OPTIONS: Final = (
     "num_generations",
     "max_prompt_length",
     "max_completion_length",
@@ -32,45 +40,47 @@ _OF_THE_OPTIONS = (
     "epsilon_high",
 )
 """Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
-_NOT_HERE = {
-    "tools": "tools are not here: rewards see one answer a prompt",
-    "rollout_func": "write an Engine (dunwu.core.records.Engine) and give it to dunwu.GRPOTrainer(engine=…)",
-    "environment_factory": "environments are not here: rewards see one answer a prompt",
+
+_ENVIRONMENT: Final = "dunwu.GRPOTrainer(environment=…), an object that fits dunwu.core.protocols.Environment"
+_UNSUPPORTED: Final[Mapping[str, str]] = {
+    "tools": f"run them in the `reply` of {_ENVIRONMENT}",
+    "environment_factory": f"give one environment instead: {_ENVIRONMENT}",
+    "rollout_func": f"for several turns: {_ENVIRONMENT}; for completions made elsewhere: dunwu.GRPOTrainer(engine=…)",
     "quantization_config": "load the model quantised and give it as `model`, with a peft_config",
 }
 
 
 class GRPOTrainer(trainer.GRPOTrainer):
-    """Trains with GRPO; called as TRL's trainer is. Arguments are those of `dunwu.GRPOTrainer`.
+    """Trains with GRPO; called as TRL's trainer is. The arguments are those of `dunwu.GRPOTrainer`.
 
     `tokenizer` is the old name of `processing_class`.
 
     Raises:
-        ValueError: for what Dunwu does not have (tools, images, a quantised model by name), each by name.
+        ConfigError: for what is not supported in this form (tools, images, a quantised model by name), each by name.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: str | nn.Module,
         reward_funcs: Any = None,
-        args: Any = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
+        args: config.GRPOConfig | None = None,
+        train_dataset: Iterable[Row] | None = None,
+        eval_dataset: Iterable[Row] | Mapping[str, Iterable[Row]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         reward_processing_classes: Any = None,
-        callbacks: Any = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        peft_config: Any = None,
-        tools: Any = None,
-        rollout_func: Any = None,
-        environment_factory: Any = None,
-        quantization_config: Any = None,
-        tokenizer: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        peft_config: PeftConfig | None = None,
+        tools: object = None,
+        rollout_func: object = None,
+        environment_factory: object = None,
+        quantization_config: object = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         _refuse({"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory})
         _refuse({"quantization_config": quantization_config})
         processing_class = processing_class if processing_class is not None else tokenizer
-        _no_images(processing_class, train_dataset)
+        _refuse_images(processing_class, train_dataset)
         super().__init__(
             model,
             reward_funcs,
@@ -85,14 +95,14 @@ class GRPOTrainer(trainer.GRPOTrainer):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OF_THE_OPTIONS and "args" in self.__dict__:
+        if name in _MIRRORED_OPTIONS and "args" in self.__dict__:
             return getattr(self.args, name)
         raise AttributeError(f"GRPOTrainer has no attribute {name!r}")
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Old name of `processing_class`."""
-        return self.processing_class
+        return cast("PreTrainedTokenizerBase", self.processing_class)
 
     def train(
         self,
@@ -100,39 +110,42 @@ class GRPOTrainer(trainer.GRPOTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train; under `dunwu run --resume`, from the last whole checkpoint in the output folder, if there is one."""
-        if resume_from_checkpoint is None and os.environ.get("DUNWU_RESUME"):
+        """Train; with `dunwu run --resume`, from the last complete checkpoint in the output folder, if any."""
+        if resume_from_checkpoint is None and get_options().resume:
             last = last_complete_checkpoint(Path(str(self.args.output_dir)))
             resume_from_checkpoint = None if last is None else str(last)
             get_logger().info(
-                f"--resume: going on from {last}" if last else "--resume: no checkpoint yet; starting anew"
+                f"--resume: continuing from {last}"
+                if last
+                else "--resume: no checkpoint yet; starting from the model"
             )
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def figures(self, logs: dict[str, float]) -> dict[str, float]:
-        """The metrics of then beside today's."""
+        """Today's metrics, and the same under the names of earlier versions."""
         today = super().figures(logs)
-        return {**today, **old_names(today)}
+        return {**today, **legacy_metrics(today)}
 
     def create_model_card(  # type: ignore[override]
         self,
-        model_name: Any = None,
-        dataset_name: Any = None,
-        tags: Any = None,
+        model_name: str | Mapping[str, object] | None = None,
+        dataset_name: str | list[str] | None = None,
+        tags: str | list[str] | None = None,
         finetuned_from: str | None = None,
         language: str | None = None,
         license: str | None = None,
     ) -> None:
         """A README.md beside the model; the first argument may be a dict of all of these, as some tutorials write."""
-        given = {"model_name": model_name, "dataset": dataset_name, "tags": tags, "finetuned_from": finetuned_from}
-        given |= {"language": language, "license": license}
+        given: dict[str, object] = {"model_name": model_name, "dataset": dataset_name, "tags": tags}
+        given |= {"finetuned_from": finetuned_from, "language": language, "license": license}
         if isinstance(model_name, Mapping):
             given |= {"model_name": None, **{k: v for k, v in model_name.items() if k in given}}
-        super().create_model_card(**{name: value for name, value in given.items() if value is not None})
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        super().create_model_card(**options)
 
 
-def old_names(logs: Mapping[str, float]) -> dict[str, float]:
-    """The figures that TRL 0.14 logged, by its names, from today's: `completion_length`, `rewards/<function>`."""
+def legacy_metrics(logs: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by the names of TRL 0.14, from today's: `completion_length`, `rewards/<function>`."""
     found = {}
     for name, value in logs.items():
         if name.endswith("completions/mean_length"):
@@ -142,25 +155,28 @@ def old_names(logs: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def _options(args: Any, model: Any) -> config.GRPOConfig:
+def _options(args: object, model: str | nn.Module) -> config.GRPOConfig:
     if isinstance(args, config.GRPOConfig):
         return args
     if args is None:
-        name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "") or "model"
-        made: Callable[..., config.GRPOConfig] = GRPOConfig
-        return made(output_dir=f"{name.rstrip('/').rpartition('/')[2]}-GRPO")
-    raise ValueError(
-        f"args must be a GRPOConfig, got {type(args).__name__}; make one with trl's or dunwu's GRPOConfig"
-    )
+        make: Callable[..., config.GRPOConfig] = GRPOConfig
+        return make(output_dir=f"{_name_of(model).rstrip('/').rpartition('/')[2]}-GRPO")
+    raise ConfigError(f"args must be a GRPOConfig, got {type(args).__name__}; use trl's or dunwu's GRPOConfig")
 
 
-def _refuse(given: Mapping[str, Any]) -> None:
+def _name_of(model: str | nn.Module) -> str:
+    if isinstance(model, str):
+        return model
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or "model"
+
+
+def _refuse(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"GRPOTrainer({name}=…) does not work here: {_NOT_HERE[name]}")
+            raise ConfigError(f"GRPOTrainer({name}=…) is not supported: {_UNSUPPORTED[name]}")
 
 
-def _no_images(processing_class: Any, rows: Any) -> None:
+def _refuse_images(processing_class: object, rows: object) -> None:
     columns = getattr(rows, "column_names", None) or []
     if isinstance(processing_class, ProcessorMixin) or {"image", "images"} & set(columns):
-        raise ValueError(instead("images"))
+        raise ConfigError(alternative_to("images"))

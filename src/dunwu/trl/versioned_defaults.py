@@ -1,24 +1,28 @@
-"""What an option that a script leaves out meant when the script was written.
+"""Defaults of each TRL version that change what is learned, read from the published packages 0.14 to 1.16.
 
-What it is: the defaults of TRL's `GRPOConfig` over its versions, as far as they change what is learned, read from the
-published packages 0.14 to 1.16; and the rule that dates a script.
-What it is not: a judgement; today's defaults are in `dunwu.config`.
-
-The rule: `--trl VERSION` (or `DUNWU_TRL`) decides. Without it, the newest version that still knew every argument that
-the script gives. A script without an argument that dates it gets today's.
+Which version a script was written for is inferred in `version_inference`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, TypeAlias
 
-__all__ = ["DATED", "TODAY", "defaults_of", "era_of"]
+from packaging.version import InvalidVersion, Version
 
-TODAY: Final = "1.16"
+from dunwu.errors import ConfigError
 
-_THEN: Final[tuple[tuple[str, Mapping[str, Any]], ...]] = (
+__all__ = ["CURRENT", "OLDEST", "VERSIONED", "Default", "Release", "defaults_of", "release_of"]
+
+Default: TypeAlias = float | int | str | bool | None
+Release: TypeAlias = tuple[int, int]
+"""Major and minor number; patches never changed a default."""
+
+OLDEST: Final = "0.14"
+"""The first TRL that had GRPO."""
+CURRENT: Final = "1.16"
+
+_UNTIL: Final[tuple[tuple[str, Mapping[str, Default]], ...]] = (
     (
         "0.15",
         {"beta": 0.04, "loss_type": "grpo", "temperature": 0.9, "top_k": 50, "max_prompt_length": 512},
@@ -32,9 +36,9 @@ _THEN: Final[tuple[tuple[str, Mapping[str, Any]], ...]] = (
     ("0.25", {"max_prompt_length": 512}),
     ("1.9", {}),
 )
-"""Last version, and its defaults where they are not those below; 0.14 and 0.15 had transformers' top_k of 50."""
+"""Last version, and its defaults where they differ from those below; 0.14 and 0.15 had transformers' top_k of 50."""
 
-_SINCE_0_14: Final[Mapping[str, Any]] = {
+_COMMON: Final[Mapping[str, Default]] = {
     "beta": 0.0,
     "loss_type": "dapo",
     "temperature": 1.0,
@@ -44,43 +48,43 @@ _SINCE_0_14: Final[Mapping[str, Any]] = {
     "use_bias_correction_kl": False,
 }
 
-DATED: Final = tuple(_SINCE_0_14)
+VERSIONED: Final = tuple(_COMMON)
 """Options whose default changed."""
 
 
-def era_of(given: Mapping[str, str]) -> tuple[str, str | None]:
-    """The version whose defaults hold, and the argument that says so (None: nothing dates the script).
+def release_of(version: str) -> Release:
+    """Major and minor number of a version between `OLDEST` and `CURRENT`.
 
-    Args:
-        given: an argument that the script gives → the last version that knew it.
+    Example: `release_of("0.14.0") == release_of("0.14")`
 
     Raises:
-        ValueError: where `DUNWU_TRL` is no version between 0.14 and today's.
+        ConfigError: for any other text.
     """
-    chosen = os.environ.get("DUNWU_TRL")
-    if chosen:
-        if not (0, 14) <= _key(chosen) <= _key(TODAY):
-            raise ValueError(
-                f"--trl {chosen!r} is no version of TRL between 0.14 and {TODAY}; for example --trl 0.14"
-            )
-        return chosen, "--trl"
-    if not given:
-        return TODAY, None
-    oldest = min(given, key=lambda name: _key(given[name]))
-    return given[oldest], oldest
-
-
-def defaults_of(version: str) -> dict[str, Any]:
-    """The options in `DATED` with their defaults in that version."""
-    for last, then in _THEN:
-        if _key(version) <= _key(last):
-            return {**_SINCE_0_14, **then}
-    return {**_SINCE_0_14, "max_completion_length": 512, "use_bias_correction_kl": True}
-
-
-def _key(version: str) -> tuple[int, int]:
-    parts = version.split(".")
     try:
-        return int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
-    except ValueError:
-        return (-1, 0)
+        release = Version(version)
+    except InvalidVersion:
+        release = Version("0")
+    found = (release.major, release.minor)
+    if not _release(OLDEST) <= found <= _release(CURRENT):
+        raise ConfigError(f"{version!r} is not a version of TRL between {OLDEST} and {CURRENT}; for example 0.14")
+    return found
+
+
+def defaults_of(version: str, *, use_vllm: bool = False) -> dict[str, Default]:
+    """The options in `VERSIONED` with their defaults in that version.
+
+    Args:
+        version: a version between `OLDEST` and `CURRENT`, with or without a patch number.
+        use_vllm: whether the script samples with vLLM, which TRL 0.14 and 0.15 never passed a `top_k`.
+    """
+    release = release_of(version)
+    for last, differing in _UNTIL:
+        if release <= _release(last):
+            found = {**_COMMON, **differing}
+            return {**found, "top_k": 0} if use_vllm and release <= (0, 15) else found
+    return {**_COMMON, "max_completion_length": 512, "use_bias_correction_kl": True}
+
+
+def _release(version: str) -> Release:
+    major, minor = version.split(".")
+    return int(major), int(minor)
