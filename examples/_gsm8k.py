@@ -82,12 +82,23 @@ from pathlib import Path
 
 from IPython.display import Image
 
-from dunwu import GRPOConfig, GRPOTrainer, Sampling, evaluate, get_task
-from dunwu.engines import make_engine
-from dunwu.observers import MetricsLog, RolloutLog, draw_curves
-from dunwu.model.loading import load_model, load_tokenizer, to_best_device
-from dunwu.rollout.prompts import build_prompts, describe_prompt
-from dunwu.recipes.recipe import prompt_rows
+from dunwu import (
+    GRPOConfig,
+    GRPOTrainer,
+    MetricsLog,
+    RolloutLog,
+    SamplingParams,
+    build_prompts,
+    describe_prompt,
+    draw_curves,
+    evaluate,
+    get_task,
+    load_model,
+    load_tokenizer,
+    make_engine,
+    prompt_rows,
+    to_best_device,
+)
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 

@@ -41,12 +41,24 @@ import logging
 
 import torch
 
-from dunwu import GRPOConfig, GRPOTrainer, Sampling, get_task
-from dunwu.core.algorithm import AlgorithmConfig, advantages, denominator, token_loss, loss_weights
-from dunwu.engines import make_engine
-from dunwu.model.loading import load_model, load_tokenizer, to_best_device
-from dunwu.rollout.prompts import build_prompts
-from dunwu.recipes.recipe import prompt_rows
+from dunwu import (
+    AlgorithmConfig,
+    GRPOConfig,
+    GRPOTrainer,
+    Observer,
+    SamplingParams,
+    advantages,
+    build_prompts,
+    get_task,
+    load_model,
+    load_tokenizer,
+    loss_denominator,
+    loss_weights,
+    make_engine,
+    prompt_rows,
+    to_best_device,
+    token_loss,
+)
 
 logging.getLogger("dunwu.rewards").setLevel("WARNING")  # correctness_reward_func tells of every call
 
@@ -207,7 +219,7 @@ mask = torch.tensor([[1.0] * n + [0.0] * (3 - n) for n in lengths])
 for mean_of in ("sequence", "token"):
     logps = torch.full((4, 3), -1.0, requires_grad=True)  # log p of each sampled token
     result = token_loss(AlgorithmConfig(aggregation=mean_of), logps, ours[0], mask)
-    loss = (result.loss_BC * loss_weights(mask, mean_of)).sum() / denominator(lengths, mean_of, 3)
+    loss = (result.loss_BC * loss_weights(mask, mean_of)).sum() / loss_denominator(lengths, mean_of, 3)
     loss.backward()
     print(f"mean over each {mean_of}: loss {loss.item():+.4f}, gradient norm {logps.grad.norm():.4f}")
     print(logps.grad)
@@ -233,7 +245,7 @@ batch 用较新的写法：每卡 16 个回答 × 累积 4 次 = 64 个回答 = 
     Code(
         "trainer",
         """
-class LastStep:
+class LastStep(Observer):
     def on_step(self, step):
         self.step = step
 
@@ -292,7 +304,8 @@ group = watch.step.groups[0]
 print(group.prompt.row["question"], "→", group.prompt.row["answer"])
 for rollout in group.rollouts[:6]:
     said = rollout.completion
-    print(f"{rollout.reward:6.3f} {rollout.advantage:+.3f} {len(said.ids):4} {said.finish_reason:6} {said.text[:60]!r}")
+    reward, advantage = f"{rollout.reward:6.3f}", f"{rollout.advantage:+.3f}"
+    print(reward, advantage, f"{len(said.ids):4} {said.finish_reason:6} {said.text[:60]!r}")
 print({name: round(watch.step.metrics[name], 4) for name in ("loss", "grad_norm", "kl", "frac_reward_zero_std")})
 """,
     ),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dunwu.core.algorithm import AlgorithmConfig as AlgorithmConfig
     from dunwu.core.algorithm import LossInputs as LossInputs
     from dunwu.core.algorithm import LossOutputs as LossOutputs
+    from dunwu.core.algorithm import advantages as advantages
     from dunwu.core.algorithm import loss_denominator as loss_denominator
+    from dunwu.core.algorithm import loss_weights as loss_weights
     from dunwu.core.algorithm import token_loss as token_loss
     from dunwu.core.protocols import Engine as Engine
     from dunwu.core.protocols import Environment as Environment
@@ -42,9 +44,11 @@ if TYPE_CHECKING:
     from dunwu.errors import DunwuError as DunwuError
     from dunwu.model.loading import load_model as load_model
     from dunwu.model.loading import load_tokenizer as load_tokenizer
+    from dunwu.model.loading import to_best_device as to_best_device
     from dunwu.model.logprobs import forward_logps as forward_logps
     from dunwu.observers import MetricsLog as MetricsLog
     from dunwu.observers import RolloutLog as RolloutLog
+    from dunwu.observers import draw_curves as draw_curves
     from dunwu.recipes.evaluation import Evaluation as Evaluation
     from dunwu.recipes.evaluation import evaluate as evaluate
     from dunwu.recipes.experiment import Experiment as Experiment
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from dunwu.rollout.micro_batches import trained_token_counts as trained_token_counts
     from dunwu.rollout.prompts import PromptOrder as PromptOrder
     from dunwu.rollout.prompts import build_prompts as build_prompts
+    from dunwu.rollout.prompts import describe_prompt as describe_prompt
     from dunwu.tasks import get_task as get_task
     from dunwu.tasks.read_rows import read_rows as read_rows
     from dunwu.training.trainer import GRPOTrainer as GRPOTrainer
@@ -68,7 +73,15 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "config": ("GRPOConfig",),
-    "core.algorithm": ("AlgorithmConfig", "LossInputs", "LossOutputs", "loss_denominator", "token_loss"),
+    "core.algorithm": (
+        "AlgorithmConfig",
+        "LossInputs",
+        "LossOutputs",
+        "advantages",
+        "loss_denominator",
+        "loss_weights",
+        "token_loss",
+    ),
     "core.protocols": ("Engine", "Environment", "Observer", "PolicyLoss", "Task"),
     "core.records": (
         *("Completion", "Grade", "Group", "MicroBatch", "Prompt", "Rollout", "RunInfo", "SamplingParams"),
@@ -77,16 +90,16 @@ _NAMES = {
     "embedded": ("embedded_model_path", "quickstart_task"),
     "engines": ("TransformersEngine", "make_engine", "ready"),
     "errors": ("DunwuError",),
-    "model.loading": ("load_model", "load_tokenizer"),
+    "model.loading": ("load_model", "load_tokenizer", "to_best_device"),
     "model.logprobs": ("forward_logps",),
-    "observers": ("MetricsLog", "RolloutLog"),
+    "observers": ("MetricsLog", "RolloutLog", "draw_curves"),
     "recipes.evaluation": ("Evaluation", "evaluate"),
     "recipes.experiment": ("Experiment",),
     "recipes.recipe": ("Recipe", "load_recipe", "prompt_rows"),
     "rewards": ("RewardModel", "RewardRunner", "get_reward"),
     "rollout.collect": ("add_advantages", "collect"),
     "rollout.micro_batches": ("make_micro_batches", "trained_token_counts"),
-    "rollout.prompts": ("PromptOrder", "build_prompts"),
+    "rollout.prompts": ("PromptOrder", "build_prompts", "describe_prompt"),
     "tasks": ("get_task",),
     "tasks.read_rows": ("read_rows",),
     "training.trainer": ("GRPOTrainer",),

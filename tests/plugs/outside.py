@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from dunwu.model.weights import named_weights
 
 from dunwu import (
     Completion,
@@ -23,6 +22,7 @@ from dunwu import (
     StepResult,
 )
 from dunwu.engines import TransformersEngine
+from dunwu.model.weights import named_weights
 
 
 def sapo(x: LossInputs, /, *, tau_positive: float = 1.0, tau_negative: float = 1.05) -> LossOutputs:

@@ -292,7 +292,7 @@ def test_the_best_model_is_found_by_its_reward_and_evaluation_has_a_loss(make_tr
 
 
 def test_the_evaluation_loss_is_the_loss_these_rollouts_would_have(make_trainer):
-    """By hand: at a ratio of 1 the clipped loss of a token is minus its advantage, and `dapo` divides by all tokens."""
+    """By hand: at a ratio of 1 the clipped loss of a token is minus its advantage; `dapo` divides by all tokens."""
     trainer = make_trainer(reward=low)
     found, groups = trainer._collector.collect_eval(trainer.prompts[:2], trainer.model, 0)
     from dunwu.rollout.collect import add_advantages
@@ -435,7 +435,7 @@ def test_noise_in_the_policy_alone_is_refused(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_an_optimizer_whose_package_is_missing_is_refused_before_anything_is_loaded(tmp_path):
-    with pytest.raises(ConfigError, match="optim='adamw_8bit' needs the package bitsandbytes.*pip install"):
+    with pytest.raises(ConfigError, match=r"optim='adamw_8bit' needs the package bitsandbytes.*pip install"):
         GRPOConfig(output_dir=str(tmp_path), optim="adamw_8bit")
 
 

@@ -64,6 +64,13 @@ class _WithRewards:
     def __init__(self, task: Task, rewards: tuple[RewardFunction, ...], max_reward: float | None) -> None:
         self.task, self.rewards, self.max_reward = task, rewards, max_reward
 
+    def __getattr__(self, name: str) -> object:
+        """What a task may offer beside the protocol, but for what it says of its own rewards."""
+        if name in ("task", "max_reward_of"):
+            raise AttributeError(name)
+        found: object = getattr(self.task, name)
+        return found
+
     @property
     def name(self) -> str:
         """The task's own."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -75,10 +74,8 @@ def make_parts(
     model: str | nn.Module,
     reward_funcs: Any,
     args: GRPOConfig,
-    *,
     train_dataset: Iterable[Row] | None,
-    processing_class: Any,
-    reward_processing_classes: Any,
+    tokenizers: tuple[PreTrainedTokenizerBase | None, Any],
     peft_config: Any,
 ) -> TrainerParts:
     """Load, wrap and check; the reference is copied before anything can move the policy.
@@ -90,6 +87,7 @@ def make_parts(
         raise ConfigError(f"args must be a GRPOConfig, got {type(args).__name__}; write GRPOConfig(output_dir=…)")
     init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
     policy = prepare_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
+    processing_class, reward_processing_classes = tokenizers
     tokenizer = processing_class or tokenizer_of(policy)
     algorithm = args.algorithm()
     bind_policy_loss(algorithm)  # a misspelt option of the loss is found now, not at the first step
@@ -112,14 +110,20 @@ def make_parts(
     )
 
 
+class _TrainerSide(Protocol):
+    """What the collector needs of a trainer that transformers has set up."""
+
+    args: GRPOConfig
+    model: Any
+    accelerator: Any
+    callback_handler: Any
+    observers: list[Observer]
+
+
 def make_collector(
     parts: TrainerParts,
-    args: GRPOConfig,
+    trainer: _TrainerSide,
     *,
-    model: nn.Module,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    observers: list[Observer],
-    callbacks: list[Any],
     engine: Engine | str | None,
     environment: Environment | str | None,
 ) -> RolloutCollector:
@@ -127,26 +131,25 @@ def make_collector(
 
     Args:
         parts: from `make_parts`.
-        args: the run's options.
-        model: the policy, on its device.
-        autocast: the precision that the policy trains in.
-        observers: the run's list; what watches every run is added to it.
-        callbacks: transformers' callbacks.
+        trainer: the trainer; what watches every run is added to its list of observers.
         engine: an engine, the name of one, or None for the options'.
         environment: an environment, the name of one, or None.
     """
+    args = trainer.args
     if parts.reference is not None and parts.reference.copy is not None:
         parts.reference.copy.to(args.device)
-    watching = RunObservers(observers, parts.parallel)
-    for observer in default_observers(args, callbacks):
+    watching = RunObservers(trainer.observers, parts.parallel)
+    for observer in default_observers(args, trainer.callback_handler.callbacks):
         watching.append(observer)
     return RolloutCollector(
         args=args,
         algorithm=parts.algorithm,
-        engine=make_run_engine(model, parts.tokenizer, args, engine=engine, environment=environment),
+        engine=make_run_engine(trainer.model, parts.tokenizer, args, engine=engine, environment=environment),
         scorer=parts.scorer,
         reference=parts.reference,
-        autocast=autocast,
+        # transformers' own context is empty since 5.0: accelerate patches the policy's forward alone, and the
+        # reference is not prepared by it.
+        autocast=trainer.accelerator.autocast,
         budget=parts.budget,
         observers=watching,
         parallel=parts.parallel,

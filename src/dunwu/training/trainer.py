@@ -47,7 +47,7 @@ from dunwu.rollout.training_prompts import build_run_prompts
 from dunwu.training.checkpoint import last_complete_checkpoint, nonfinite_step_error
 from dunwu.training.launch_summary import log_launch_summary
 from dunwu.training.resumable import ResumableTrainer
-from dunwu.training.setup import LoopState, make_collector, make_parts
+from dunwu.training.setup import LoopState, TrainerParts, make_collector, make_parts
 from dunwu.training.step_callback import StepCallback
 
 if TYPE_CHECKING:
@@ -103,18 +103,9 @@ class GRPOTrainer(ResumableTrainer):
         environment: Environment | str | None = None,
     ) -> None:
         args = args if args is not None else GRPOConfig(output_dir="outputs")
-        parts = make_parts(
-            model,
-            reward_funcs,
-            args,
-            train_dataset=train_dataset,
-            processing_class=processing_class,
-            reward_processing_classes=reward_processing_classes,
-            peft_config=peft_config,
-        )
-        self.algorithm, self.scorer, self.prompts = parts.algorithm, parts.scorer, parts.prompts
-        self.reference, self.token_budget, self.parallel = parts.reference, parts.budget, parts.parallel
-        self.loop, self.metrics_buffer = LoopState(), MetricsBuffer()
+        tokenizers = (processing_class, reward_processing_classes)
+        parts = make_parts(model, reward_funcs, args, train_dataset, tokenizers, peft_config)
+        self._take(parts)
         super().__init__(
             model=parts.policy,
             args=args,
@@ -127,17 +118,14 @@ class GRPOTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = True
         self.observers = cast("list[Observer]", list(observers))
-        self._collector = make_collector(
-            parts,
-            args,
-            model=self.model,
-            autocast=self.accelerator.autocast,
-            observers=self.observers,
-            callbacks=self.callback_handler.callbacks,
-            engine=engine,
-            environment=environment,
-        )
+        self._collector = make_collector(parts, self, engine=engine, environment=environment)
         self.engine = self._collector.engine
+
+    def _take(self, parts: TrainerParts) -> None:
+        """What is made before transformers' own set-up."""
+        self.algorithm, self.scorer, self.prompts = parts.algorithm, parts.scorer, parts.prompts
+        self.reference, self.token_budget, self.parallel = parts.reference, parts.budget, parts.parallel
+        self.loop, self.metrics_buffer = LoopState(), MetricsBuffer()
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
 
