@@ -216,12 +216,12 @@ loss 等于负的平均优势，恰好是 0。但比值对 log p 的*导数*是 
         """
 lengths = [2, 3, 1, 3]
 mask = torch.tensor([[1.0] * n + [0.0] * (3 - n) for n in lengths])
-for mean_of in ("sequence", "token"):
+for mean_of in ("seq_mean", "token_mean"):
     logps = torch.full((4, 3), -1.0, requires_grad=True)  # log p of each sampled token
-    result = token_loss(AlgorithmConfig(aggregation=mean_of), logps, ours[0], mask)
+    result = token_loss(AlgorithmConfig(loss_aggregation=mean_of), logps, ours[0], mask)
     loss = (result.loss_BC * loss_weights(mask, mean_of)).sum() / loss_denominator(lengths, mean_of, 3)
     loss.backward()
-    print(f"mean over each {mean_of}: loss {loss.item():+.4f}, gradient norm {logps.grad.norm():.4f}")
+    print(f"{mean_of}: loss {loss.item():+.4f}, gradient norm {logps.grad.norm():.4f}")
     print(logps.grad)
 """,
     ),
