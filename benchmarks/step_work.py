@@ -101,10 +101,10 @@ def step(model: Any, groups: Any, *, shared: bool = True) -> Callable[[], int]:
         for batch in batches:
             if shared:
                 with packed_attention_context(model):
-                    logps, _ = forward_logps(model, batch, 1.0)
+                    logps, _ = forward_logps(model, batch)
                     (logps * batch.weights_BC * batch.advantages_B[:, None]).sum().backward()
             else:
-                logps, _ = padded_logps(model, batch, 1.0)
+                logps, _ = padded_logps(model, batch)
                 (logps * batch.weights_BC * batch.advantages_B[:, None]).sum().backward()
         return int(sum(batch.mask_BC.sum() for batch in batches))
 
@@ -199,7 +199,7 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts again from here (Linux)
     with packed_attention_context(model):
         for batch in batches:
-            logps, _ = forward_logps(model, batch, 1.0)
+            logps, _ = forward_logps(model, batch)
             (logps * batch.weights_BC).sum().backward()
     tokens = sum(sum(batch.lengths) for batch in batches)
     return {"peak_gb": (resident("VmHWM") - before) / 1e9, "tokens": tokens, "full_logits": args.full_logits}

@@ -1,7 +1,7 @@
 """GRPO in one screen, from the pieces that the trainer is made of: python examples/loop.py
 
 The embedded model learns Countdown for a few steps on a CPU. A test holds that after three steps its weights are
-those of `GRPOTrainer`, bit for bit. The trainer adds processes, checkpoints, KL, several updates a sampling, trackers.
+those of `GRPOTrainer`, bit for bit. The trainer adds processes, checkpoints, KL, several updates a sampling, …
 """
 
 import torch

@@ -383,7 +383,7 @@ def batch_of(ids: Tensor, completion: int) -> MicroBatch:
 def test_a_uniform_model_gives_minus_log_v_everywhere(tiny):
     model = tiny.model("qwen2")
     torch.nn.init.zeros_(model.lm_head.weight)
-    found, entropy = forward_logps(model, batch_of(torch.randint(5, 40, (2, 9)), 6), 1.0)
+    found, entropy = forward_logps(model, batch_of(torch.randint(5, 40, (2, 9)), 6))
     torch.testing.assert_close(found, torch.full((2, 6), -math.log(tiny.vocabulary)))
     torch.testing.assert_close(entropy, torch.full((2, 6), math.log(tiny.vocabulary)))
 
@@ -398,9 +398,9 @@ def test_a_model_that_says_previous_plus_one_is_certain_of_a_count(tiny):
             layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(torch.eye(tiny.vocabulary, width))
         model.lm_head.weight.copy_(torch.eye(tiny.vocabulary, width).roll(1, dims=0) * 10)
-    logps, _ = forward_logps(model, batch_of(torch.tensor([[10, 11, 12, 13, 14, 15]]), 4), 1.0)
+    logps, _ = forward_logps(model, batch_of(torch.tensor([[10, 11, 12, 13, 14, 15]]), 4))
     assert logps.abs().max() < 1e-4
-    logps, _ = forward_logps(model, batch_of(torch.tensor([[10, 11, 12, 12, 13, 14]]), 4), 1.0)
+    logps, _ = forward_logps(model, batch_of(torch.tensor([[10, 11, 12, 12, 13, 14]]), 4))
     assert (logps[0] < -10).tolist() == [False, True, False, False]
 
 

@@ -20,7 +20,7 @@ from dunwu.core.records import SamplingParams
 from dunwu.engines import FastEngine, TransformersEngine, sequence_seed
 from dunwu.engines.fast.cpu_kernel import unsupported_reason
 from dunwu.engines.sampling import process_logits, sample, uniform_draws
-from dunwu.model.architectures import why_not_known
+from dunwu.model import architectures
 
 ENDS = list(range(5, 25))
 """Twenty letters that end a completion: rows of a random model then finish early and at different times."""
@@ -140,7 +140,7 @@ def engine_of(tiny, request):
         tokenizer = tokenizer or tiny.tokenizer()
         if request.param == "transformers":
             return TransformersEngine(model, tokenizer, **options)
-        if why_not_known(model):
+        if architectures.unsupported_reason(model):
             pytest.skip(f"the fast engine does not know {family}")
         if request.param == "native" and unsupported_reason(model, torch.float32):
             pytest.skip("compiled steps need a C compiler")

@@ -115,8 +115,8 @@ def ours(scene: Any, tmp_path: Any, *, with_old: bool, redact: bool = False, **o
     # The masked rows stay in TRL's batch: the whole batch is packed unmasked, and masked by hand below.
     (batch,) = make_micro_batches(groups, loss_aggregation=objective.loss_aggregation, tokens=100_000)
     with torch.no_grad():
-        old = forward_logps(scene.old, batch, 1.0)[0] if with_old else None
-        reference = forward_logps(scene.reference, batch, 1.0)[0]
+        old = forward_logps(scene.old, batch)[0] if with_old else None
+        reference = forward_logps(scene.reference, batch)[0]
     lengths = trained_token_counts(groups, mask_truncated=redact)
     used = batch
     if redact:
@@ -130,7 +130,7 @@ def ours(scene: Any, tmp_path: Any, *, with_old: bool, redact: bool = False, **o
     else:
         reference_used = reference
     model = copy.deepcopy(scene.policy)
-    logps, _ = forward_logps(model, used, 1.0)
+    logps, _ = forward_logps(model, used)
     result = algorithm.token_loss(
         objective,
         logps,
@@ -159,8 +159,8 @@ def their_inputs(scene: Any, batch: MicroBatch, lengths: list[int], *, with_old:
     }
     with torch.no_grad():
         if with_old:
-            inputs["old_per_token_logps"] = forward_logps(scene.old, batch, 1.0)[0]
-        inputs["ref_per_token_logps"] = forward_logps(scene.reference, batch, 1.0)[0]
+            inputs["old_per_token_logps"] = forward_logps(scene.old, batch)[0]
+        inputs["ref_per_token_logps"] = forward_logps(scene.reference, batch)[0]
     return inputs
 
 
@@ -236,10 +236,10 @@ def test_masked_truncated_completions_are_those_of_trl(scene, tiny, their_traine
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_log_probabilities_at_a_temperature_are_those_of_trl(scene, their_trainer, temperature):
     groups = add_advantages(scene.groups, AlgorithmConfig())
-    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000, temperature=temperature)
     trainer = their_trainer(temperature=temperature)
     with torch.no_grad():
-        logps, entropy = forward_logps(scene.policy, batch, temperature)
+        logps, entropy = forward_logps(scene.policy, batch)
         ids, attention, _ = padded(batch)
         expected, expected_entropy, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, attention, batch.mask_BC.shape[1], compute_entropy=True

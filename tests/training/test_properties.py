@@ -14,8 +14,8 @@ from dunwu.core import algorithm
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.records import Completion, SamplingParams, StepResult
 from dunwu.engines import TransformersEngine
+from dunwu.model.layout import layout_of
 from dunwu.model.logprobs import forward_logps, padded
-from dunwu.model.padding_free import layout_of
 from dunwu.model.reference import ReferenceModel
 from dunwu.rewards import RewardRunner
 from dunwu.rollout.collect import add_advantages, collect
@@ -113,8 +113,8 @@ def test_the_loop_of_transformers_hands_the_optimizer_the_gradient_of_one_whole_
     aggregation = trainer.algorithm.loss_aggregation
     (batch,) = make_micro_batches(pending.groups, loss_aggregation=aggregation, tokens=100_000)
     with torch.no_grad():
-        reference, _ = forward_logps(model, batch, 1.0)
-    logps, _ = forward_logps(model, batch, 1.0)
+        reference, _ = forward_logps(model, batch)
+    logps, _ = forward_logps(model, batch)
     result = algorithm.token_loss(
         trainer.algorithm, logps, batch.advantages_B, batch.mask_BC, reference_logps_BC=reference
     )
@@ -185,7 +185,7 @@ def test_what_stands_in_padding_changes_nothing_bit_for_bit(tiny, family):
         real = torch.arange(batch.mask_BC.shape[1]) < torch.tensor(batch.lengths).unsqueeze(1)
         ids = torch.where(real, batch.completion_ids_BC, fill)
         model.zero_grad()
-        logps, _ = forward_logps(model, replace(batch, completion_ids_BC=ids), 1.0)
+        logps, _ = forward_logps(model, replace(batch, completion_ids_BC=ids))
         loss = (logps * batch.weights_BC * batch.advantages_B.unsqueeze(1)).sum()
         loss.backward()
         found.append((float(loss.detach()), tiny.gradients(model)))
@@ -202,7 +202,7 @@ def test_the_end_token_has_a_gradient_and_nothing_after_it_has(tiny):
     (batch,) = make_micro_batches(groups, loss_aggregation="seq_mean", tokens=10_000)
     rows = dict(zip(batch.rollout_index, batch.mask_BC.tolist(), strict=True))
     assert rows == {0: [1.0, 1.0, 0.0], 1: [1.0, 1.0, 1.0]}
-    logps, _ = forward_logps(tiny.model(), batch, 1.0)
+    logps, _ = forward_logps(tiny.model(), batch)
     logps.retain_grad()
     (logps * batch.weights_BC).sum().backward()
     slopes = dict(zip(batch.rollout_index, logps.grad.tolist(), strict=True))
@@ -275,7 +275,7 @@ def test_a_row_alone_is_the_same_row_in_a_batch(tiny, family):
             index: logps[mask.bool()]
             for batch in make_micro_batches(groups, loss_aggregation="token_mean", tokens=budget)
             for index, logps, mask in zip(
-                batch.rollout_index, forward_logps(model, batch, 1.0)[0], batch.mask_BC, strict=True
+                batch.rollout_index, forward_logps(model, batch)[0], batch.mask_BC, strict=True
             )
         }
         for budget in (10_000, 1)
@@ -331,7 +331,7 @@ def test_the_second_update_compares_with_the_policy_before_the_first(tiny, make_
     trainer.add_callback(Look())
     trainer.train()
     for batch in seen[2]:
-        expected, _ = forward_logps(before.eval(), batch, 1.0)
+        expected, _ = forward_logps(before.eval(), batch)
         assert batch.old_logps_BC is not None
         torch.testing.assert_close(
             batch.old_logps_BC * batch.mask_BC, expected.detach() * batch.mask_BC, atol=1e-5, rtol=0
@@ -352,11 +352,11 @@ def test_the_engines_log_probabilities_are_those_of_a_fresh_forward(tiny, family
     )
     groups = [tiny.group(p, c, [1.0] * 8) for p, c in zip(prompts, asked, strict=True)]
     assert len({len(c.ids) for group in asked for c in group}) > 5
-    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
-    logps, _ = forward_logps(model, batch, temperature)
+    (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000, temperature=temperature)
+    logps, _ = forward_logps(model, batch)
     gap = ((logps - batch.sampler_logps_BC) * batch.mask_BC).abs().max()
     assert gap < 1e-4
-    other, _ = forward_logps(model, batch, temperature * 1.2)
+    other, _ = forward_logps(model, replace(batch, temperature=temperature * 1.2))
     assert ((other - batch.sampler_logps_BC) * batch.mask_BC).abs().max() > 1e-2
 
 
@@ -445,23 +445,27 @@ def with_adapter(tiny, seed=1):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21 on transformers 5.23
-def test_with_an_adapter_the_engine_speaks_with_it_and_the_reference_without(tiny):
-    """The reference of an adapter is the base model itself: no copy, and never the adapted one."""
+def test_with_an_adapter_the_engine_samples_with_it_and_the_reference_is_the_adapter_as_it_was(tiny):
+    """The reference is the policy as it was given, whatever the adapter has learned since."""
     model = with_adapter(tiny).train()
     prompts = tiny.prompts("a", "hello", "abc")
     asked = TransformersEngine(model, tiny.tokenizer()).generate(prompts, SamplingParams(n=4, max_new_tokens=9))
     groups = [tiny.group(p, c, [1.0] * 4) for p, c in zip(prompts, asked, strict=True)]
     (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=10_000)
     mask = batch.mask_BC
-    adapted, _ = forward_logps(model, batch, 1.0)
-    base, _ = forward_logps(two_ended(tiny), batch, 1.0)
-    reference = ReferenceModel(model).logps(batch, 1.0)
-    torch.testing.assert_close(adapted * mask, batch.sampler_logps_BC, atol=1e-4, rtol=0)
-    torch.testing.assert_close(reference * mask, base.detach() * mask, atol=1e-6, rtol=0)
-    assert ((adapted - base) * mask).abs().max() > 0.1
+    given, _ = forward_logps(model, batch)
+    torch.testing.assert_close(given * mask, batch.sampler_logps_BC, atol=1e-4, rtol=0)
+    reference = ReferenceModel(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    moved, _ = forward_logps(model, batch)
+    assert torch.equal(reference.logps(batch), given)
+    assert ((moved - given) * mask).abs().max() > 0.1
     assert model.training, "the training mode is put back"
-    again, _ = forward_logps(model, batch, 1.0)
-    assert torch.equal(again, adapted), "the adapter is on again"
+    again, _ = forward_logps(model, batch)
+    assert torch.equal(again, moved), "the policy's own weights are back"
 
 
 # -- 17: seeds -----------------------------------------------------------------------------------------------------
@@ -577,7 +581,7 @@ def test_a_masked_truncated_completion_is_as_if_it_had_not_been_sampled(tiny, ag
         lengths = trained_token_counts([group], mask_truncated=True)
         model.zero_grad()
         for batch in make_micro_batches([group], loss_aggregation=aggregation, tokens=1000, mask_truncated=True):
-            logps, _ = forward_logps(model, batch, 1.0)
+            logps, _ = forward_logps(model, batch)
             loss = algorithm.token_loss(AlgorithmConfig(), logps, batch.advantages_B, batch.mask_BC).loss_BC
             ((loss * batch.weights_BC).sum() / algorithm.loss_denominator(lengths, aggregation, 8)).backward()
         found.append(tiny.gradients(model))

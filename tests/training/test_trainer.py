@@ -23,6 +23,7 @@ from dunwu._utils.distributed import ParallelContext
 from dunwu.core.records import SamplingParams
 from dunwu.engines import TransformersEngine
 from dunwu.errors import NonFiniteError
+from dunwu.model.loading import trainable_parameters
 from dunwu.model.logprobs import forward_logps
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.micro_batches import make_micro_batches
@@ -272,7 +273,7 @@ def test_a_kl_in_the_reward_lowers_rewards_by_beta_times_the_kl_to_the_first_pol
     trainer.train()
     groups = steps[1].groups
     (batch,) = make_micro_batches(groups, loss_aggregation="token_mean", tokens=100_000)
-    before, _ = forward_logps(first, batch, 1.0)
+    before, _ = forward_logps(first, batch)
     kl = ((batch.sampler_logps_BC - before) * batch.mask_BC).sum(1).tolist()
     penalty = dict(zip(batch.rollout_index, kl, strict=True))
     flat = [r for g in groups for r in g.rollouts]
@@ -290,7 +291,7 @@ def test_a_synchronised_reference_moves_by_its_share_at_its_steps(make_trainer):
 
     class Look(TrainerCallback):
         def on_step_begin(self, args, state, control, model, **_):
-            seen.append(trainer.reference.copy.get_parameter(name).clone())
+            seen.append(trainer.reference.state()[name].clone())
             policy.append(model.get_parameter(name).detach().clone())
 
     trainer.add_callback(Look())
@@ -315,7 +316,8 @@ def test_an_adapter_trains_and_its_base_does_not(tiny, make_trainer):
     trainer = make_trainer(
         model, low, beta=0.05, max_steps=3, learning_rate=1e-2, num_generations=8, extras={"peft_config": lora()}
     )
-    assert trainer.reference.copy is None, "the base model is the reference: no copy"
+    copied = sum(value.numel() for value in trainer.reference.state().values())
+    assert copied == trainable_parameters(trainer.model)[0], "of the base there is no copy"
     trainer.train()
     after = trainer.model.state_dict()
     base = {
@@ -329,7 +331,7 @@ def test_an_adapter_trains_and_its_base_does_not(tiny, make_trainer):
     assert logs_of(trainer)[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert logs_of(trainer)[2]["kl"] > 1e-5
     with pytest.raises(ValueError, match="does not work with an adapter"):
-        ReferenceModel(trainer.model, moves=True)
+        ReferenceModel(trainer.model, updatable=True)
 
 
 @PEFT_WARNS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def check_cache(model: nn.Module, device: torch.device) -> None:
 
 def _difference(model: nn.Module, device: torch.device) -> str | None:
     """What went wrong, or by how much the two ways differ; None where they agree."""
-    vocabulary = unwrap_model(model).get_input_embeddings().weight.shape[0]
+    vocabulary = cast(nn.Embedding, unwrap_model(model).get_input_embeddings()).weight.shape[0]
     ids = [(11 + 7 * i) % vocabulary for i in range(8)]
     first, second = [*ids[:4], ids[6]], [*ids[4:6], ids[7]]
     try:

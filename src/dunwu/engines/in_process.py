@@ -51,7 +51,8 @@ class InProcessEngine:
         if not sampling.stop:
             return None
         if sampling.stop not in self._stops:
-            vocabulary = unwrap_model(self.model).get_output_embeddings().weight.shape[0]
+            head = unwrap_model(self.model).get_output_embeddings()  # type: ignore[no-untyped-call]
+            vocabulary = head.weight.shape[0]
             self._stops[sampling.stop] = StopStrings(self.tokenizer, sampling.stop, vocabulary, self.device)
         return self._stops[sampling.stop]
 

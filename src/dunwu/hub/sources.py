@@ -20,6 +20,7 @@ __all__ = [
     "has_modelscope",
     "hf_endpoint",
     "is_on_disk",
+    "looks_like_missing_path",
     "modelscope_endpoint",
     "modelscope_names",
     "reject_missing_path",
@@ -116,11 +117,17 @@ def is_on_disk(name: str) -> bool:
     return Path(name).expanduser().exists()
 
 
+def looks_like_missing_path(name: str) -> bool:
+    """Whether `name` can only be a path, because hubs' names are NAME or ORG/NAME, and nothing is there."""
+    can_only_be_a_path = not name or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return can_only_be_a_path and not (name and is_on_disk(name))
+
+
 def reject_missing_path(name: str) -> None:
     """Refuse what can only be a path and does not exist.
 
     Raises:
         HubError: for such a path.
     """
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+    if looks_like_missing_path(name):
         raise HubError(f"there is no folder {name!r}; check the path, or give a hub name such as ORG/NAME")

@@ -227,10 +227,11 @@ def _load_model(recipe: Recipe) -> PreTrainedModel:
 def _lora(options: Mapping[str, object] | None) -> LoraConfig | None:
     if options is None:
         return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ConfigError("lora needs the package peft: pip install 'dunwu[peft]'") from error
+    from dunwu.model.loading import require_peft
+
+    require_peft("lora")
+    from peft import LoraConfig
+
     checked = checked_options(LoraConfig, options, where="lora")
     return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **checked})
 

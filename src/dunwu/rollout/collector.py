@@ -63,7 +63,7 @@ class RolloutCollector:
         groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=step))
         rollout_time = time.perf_counter() - began
         with self.autocast():
-            self.budget.settle(model, lambda tokens: self._sample(groups, tokens))
+            self.budget.measure(model, lambda tokens: self._sample(groups, tokens))
         references: dict[int, Tensor] = {}
         if self.algorithm.beta and self.algorithm.kl_in == "reward":
             groups, references = self._with_kl_penalty(groups, model)
@@ -148,7 +148,7 @@ class RolloutCollector:
     @torch.no_grad()
     def _policy_logps(self, batch: MicroBatch, model: Any) -> Tensor:
         with self.autocast(), eval_mode(model):
-            logps_BC, _ = forward_logps(model, batch.to(self.args.device), batch.temperature)
+            logps_BC, _ = forward_logps(model, batch.to(self.args.device))
         return logps_BC.to(batch.mask_BC.device)
 
     def _sample(self, groups: list[Group], tokens: int) -> list[MicroBatch]:
@@ -159,18 +159,15 @@ class RolloutCollector:
         return self.budget.tokens
 
     def _with_references(self, batches: list[MicroBatch]) -> list[MicroBatch]:
-        _, done = self.budget.attempt(
-            batches,
-            lambda parts: [self._with_reference(batch) for batch in parts],
-            undo=lambda: None,
-            can_retry=lambda: True,
+        _, done = self.budget.run_with_oom_retry(
+            batches, lambda parts: [self._with_reference(batch) for batch in parts]
         )
         return done
 
     def _with_reference(self, batch: MicroBatch) -> MicroBatch:
         assert self.reference is not None
         with self.autocast():
-            logps = self.reference.logps(batch.to(self.args.device), batch.temperature)
+            logps = self.reference.logps(batch.to(self.args.device))
         return replace(batch, reference_logps_BC=logps.to(batch.mask_BC.device))
 
     @torch.no_grad()

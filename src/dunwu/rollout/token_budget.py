@@ -1,93 +1,97 @@
-"""How many tokens a forward and backward pass may hold: found before the first step, halved when memory runs out.
+"""How many tokens a forward and backward pass may compute: measured at the start, halved when memory runs out.
 
-What it is: one number, where it comes from, and the retry of a step that did not fit. A smaller budget cuts a step
-into more micro-batches, and no cut changes a step's gradient; so a retried step is the same step.
-What it is not: a plan of a run's memory before anything is loaded.
+A smaller budget cuts a step into more micro-batches, and no cut changes a step's gradient; so a retried step is the
+same step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dunwu._utils.logging import get_logger
 from dunwu._utils.memory import free_memory
 from dunwu.core.records import MicroBatch
-from dunwu.model.architectures import unwrap_model, why_not_known
+from dunwu.errors import OutOfMemoryError
+from dunwu.model.architectures import unsupported_reason, unwrap_model, unwrap_parallel
 from dunwu.model.lm_head import chunk_rows
-from dunwu.model.logprobs import forward_logps
+from dunwu.model.logprobs import forward_logps, packed_attention_context
 from dunwu.rollout.micro_batches import forward_tokens, split_micro_batch
 
-__all__ = ["TokenBudget", "make_token_budget"]
+__all__ = ["TokenBudget", "activation_bytes", "make_token_budget"]
 
 Result = TypeVar("Result")
+_Kwargs: TypeAlias = Mapping[str, object] | None
 
 _MOST: Final = {"cuda": 16_384}
 _MOST_ELSEWHERE: Final = 8192
 """Beyond these, a micro-batch is no faster. On the CPU, 4,096 and 8,192 took the same time; the GPU's is a guess."""
 _SHARE: Final = 0.6
-"""Of the memory that is free and not owed to gradients and the optimizer."""
+"""Of the memory that is free and not reserved for gradients and the optimizer."""
 _SAMPLE_TOKENS: Final = 256
 _MOMENTS: Final = 8
 """Bytes that Adam keeps for a trained weight."""
 _CHUNKS_AT_ONCE: Final = 4
-"""float32 copies of a chunk of logits that live at a time in the head's backward pass."""
+"""float32 copies of a chunk of logits that exist at a time in the head's backward pass."""
 
 
 @dataclass
 class TokenBudget:
-    """The budget of a run, `None` until it is found.
+    """The budget of a run, `None` until it is measured.
 
-    Example: `TokenBudget(tokens=4096)` as configured; `TokenBudget(tokens=None)` finds it.
+    Example: `TokenBudget(tokens=4096)` as configured; `TokenBudget(tokens=None)` measures it.
     """
 
     tokens: int | None
     """Tokens a forward pass may compute."""
-    temperature: float = 1.0
-    """Of the sampling; the measurement runs the step's own forward."""
     shared_prompts: bool = True
     """Whether the forward computes a prompt once for all its completions."""
     ranks: int = 1
     """Processes that share a machine's memory, where that is the CPU's."""
 
-    def settle(self, model: Any, sample: Callable[[int], Sequence[MicroBatch]]) -> int:
-        """The budget; measured on a small forward pass where it is not known.
+    def measure(self, model: nn.Module, sample: Callable[[int], Sequence[MicroBatch]]) -> int:
+        """The budget; measured on two small forward passes, in training mode, where it is not known.
 
-        `sample(tokens)` gives batches of at most so many tokens; the first is run.
+        `sample(tokens)` returns micro-batches of at most so many tokens; the first is run, whole and halved.
         """
         if self.tokens is None:
             batch = sample(_SAMPLE_TOKENS)[0]
-            each = activation_bytes(model, batch, self.temperature) / self._computed(batch)
+            per_token, constant = self._activation_cost(model, batch)
             device = batch.completion_ids_BC.device
             shared = self.ranks if device.type == "cpu" else 1
-            free = free_memory(device) // shared - _reserved_bytes(model)
+            free = free_memory(device) // shared - _reserved_bytes(model) - constant
             most = _MOST.get(device.type, _MOST_ELSEWHERE)
-            self.tokens = max(_SAMPLE_TOKENS, min(most, int(free * _SHARE / each)))
+            self.tokens = max(_SAMPLE_TOKENS, min(most, int(free * _SHARE / per_token)))
             get_logger().info(
-                f"micro-batches of up to {self.tokens:,} tokens: a token's activations take {each / 1e3:,.0f} kB, "
-                f"and {max(free, 0) / 1e9:.1f} GB are free for them (tokens_per_micro_batch sets another number)"
+                f"micro-batches of up to {self.tokens:,} tokens: a token's activations take {per_token / 1e3:,.0f} "
+                f"kB, and {max(free, 0) / 1e9:.1f} GB are free for them (tokens_per_micro_batch sets another number)"
             )
         return self.tokens
 
-    def attempt(
+    def run_with_oom_retry(
         self,
         batches: list[MicroBatch],
         run: Callable[[list[MicroBatch]], Result],
         *,
-        undo: Callable[[], None],
-        can_retry: Callable[[], bool],
+        can_retry: Callable[[], bool] = lambda: True,
     ) -> tuple[list[MicroBatch], Result]:
-        """`run(batches)`; when memory runs out, `undo()` and again with half the budget, until it fits.
+        """`run(batches)`; when memory runs out, again with half the budget, until it fits.
+
+        `run` starts from scratch each time it is called: it clears what a failed call has left behind, such as
+        gradients. `can_retry` is asked after a failure.
 
         Returns:
-            The batches as they were cut in the end, and the result.
+            The micro-batches as they were cut in the end, and the result.
 
         Raises:
-            ValueError: when a single row does not fit, or other processes have already been waiting for this pass.
+            OutOfMemoryError: when a single row does not fit, or other processes are already waiting in this pass.
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -99,9 +103,8 @@ class TokenBudget:
                     raise
                 largest = max(self._computed(batch) for batch in batches)
                 if all(len(batch.lengths) == 1 for batch in batches) or not can_retry():
-                    raise ValueError(_advice(largest, error)) from error
-            # Outside the handler: the exception holds the frames, and they hold the activations.
-            undo()
+                    raise OutOfMemoryError(_advice(largest, error)) from error
+            # Outside the handler: the exception refers to the frames, and they refer to the activations.
             clear_device_cache(garbage_collection=True)
             self.tokens = max(1, min(self.tokens or largest, largest) // 2)
             batches = [part for batch in batches for part in self._split(batch)]
@@ -109,6 +112,19 @@ class TokenBudget:
                 f"out of memory at {largest:,} tokens a micro-batch: the same step again with at most "
                 f"{self.tokens:,}, and so from now on; the result is the same"
             )
+
+    def _activation_cost(self, model: nn.Module, batch: MicroBatch) -> tuple[float, int]:
+        """(bytes a token, bytes that do not depend on the tokens): the line through a batch and its half.
+
+        Copies of weights, which autocast makes, are as large in both.
+        """
+        half = _halved(batch)
+        tokens, fewer = self._computed(batch), self._computed(half)
+        most = activation_bytes(model, batch)
+        if tokens == fewer:
+            return most / tokens, 0
+        per_token = max(1.0, (most - activation_bytes(model, half)) / (tokens - fewer))
+        return per_token, max(0, int(most - per_token * tokens))
 
     def _computed(self, batch: MicroBatch) -> int:
         return forward_tokens(batch, shared_prompts=self.shared_prompts)
@@ -118,36 +134,92 @@ class TokenBudget:
         return split_micro_batch(batch, self.tokens, shared_prompts=self.shared_prompts)
 
 
-def activation_bytes(model: Any, batch: MicroBatch, temperature: float) -> int:
-    """Bytes that a forward pass keeps for its backward pass, weights not counted."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
+def activation_bytes(model: nn.Module, batch: MicroBatch) -> int:
+    """Bytes that a forward pass in training mode keeps for its backward pass, weights not counted.
 
-    def keep(tensor: Tensor) -> Tensor:
-        where = tensor.untyped_storage().data_ptr()
-        if where not in weights:
-            kept[where] = tensor  # held, so that no later tensor gets the same address
-        return tensor
-
-    inner = unwrap_model(model)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = forward_logps(inner, batch, temperature)
-    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del outputs
-    return max(found, 1)
+    With gradient checkpointing these are each layer's inputs, and what one layer computes again in the backward pass.
+    """
+    plain = unwrap_parallel(model)
+    kept = _forward_bytes(plain, batch, training=True)
+    if any(getattr(module, "gradient_checkpointing", False) for module in plain.modules()):
+        layers = int(getattr(unwrap_model(model).config, "num_hidden_layers", 1))
+        kept += _forward_bytes(plain, batch, training=False) // max(1, layers)
+    return max(1, kept)
 
 
-def make_token_budget(model: Any, tokens: int | None, temperature: float, ranks: int) -> TokenBudget:
+def make_token_budget(model: nn.Module, tokens: int | None, ranks: int) -> TokenBudget:
     """The budget for a model: its forward shares prompts, or pads."""
-    shared = why_not_known(model) is None
-    return TokenBudget(tokens=tokens, temperature=temperature, shared_prompts=shared, ranks=ranks)
+    return TokenBudget(tokens=tokens, shared_prompts=unsupported_reason(model) is None, ranks=ranks)
 
 
-def _reserved_bytes(model: Any) -> int:
+class _LiveMemory(TorchDispatchMode):
+    """Counts the bytes of tensors that operations have made and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: _Kwargs = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        given = {_storage_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (key := _storage_of(leaf)) not in given | self._made:
+                self._made.add(key)
+                storage = leaf.untyped_storage()
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self._forget, key, storage.nbytes())
+        return result
+
+    def _forget(self, key: int, size: int) -> None:
+        self._made.discard(key)
+        self.bytes -= size
+
+
+def _storage_of(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _forward_bytes(model: nn.Module, batch: MicroBatch, *, training: bool) -> int:
+    """Bytes that are there after a forward pass and were not before, its layout included."""
+    batch = replace(batch, completion_ids_BC=batch.completion_ids_BC.clone())
+    was_training = model.training
+    torch.clear_autocast_cache()  # or only the first pass would pay for the weights' copies
+    try:
+        model.train(training)
+        with torch.random.fork_rng(_cuda_devices(batch)), packed_attention_context(model), _LiveMemory() as memory:
+            outputs = forward_logps(model, batch)
+            made: int = memory.bytes
+        del outputs
+    finally:
+        model.train(was_training)
+    return made
+
+
+def _cuda_devices(batch: MicroBatch) -> list[torch.device]:
+    device = batch.completion_ids_BC.device
+    return [device] if device.type == "cuda" else []
+
+
+def _halved(batch: MicroBatch) -> MicroBatch:
+    """The first half of every prompt and completion, rounded up."""
+    lengths = tuple((length + 1) // 2 for length in batch.lengths)
+    width = max(lengths)
+    return replace(
+        batch,
+        prompts=tuple(ids[: (len(ids) + 1) // 2] for ids in batch.prompts),
+        lengths=lengths,
+        completion_ids_BC=batch.completion_ids_BC[:, :width],
+    )
+
+
+def _reserved_bytes(model: nn.Module) -> int:
     """What the rest of the step still takes: gradients, the optimizer's moments, a few chunks of logits."""
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = sum(p.numel() * (p.element_size() + _MOMENTS) for p in trained)
-    vocabulary = unwrap_model(model).config.vocab_size
+    vocabulary = int(unwrap_model(model).config.vocab_size)
     chunk = chunk_rows(vocabulary, trained[0].device) * vocabulary * 4 if trained else 0
     return int(weights + _CHUNKS_AT_ONCE * chunk)
 

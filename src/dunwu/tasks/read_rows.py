@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from dunwu.errors import DataError
 from dunwu.hub import explain_error, locate
+from dunwu.hub.sources import looks_like_missing_path
 
 __all__ = ["Table", "need_columns", "read_rows"]
 
@@ -44,7 +45,7 @@ def read_rows(source: str | Path, *, split: str = "train", config: str | None = 
         rows = _read_file(path)
     elif path.is_dir():
         rows = _read_folder(path, split, config)
-    elif path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):
+    elif path.suffix in SUFFIXES or looks_like_missing_path(str(source)):
         raise DataError(f"there is no file or folder {str(source)!r}; check the path")
     else:
         rows = _read_hub(str(source), config, split)

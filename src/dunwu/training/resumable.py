@@ -50,7 +50,7 @@ class ResumableTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        moved = self.reference.state() if self.reference is not None and self.args.sync_ref_model else None
+        moved = self.reference.state() if self.reference is not None else None
         saved = SavedRun(
             pending=self.loop.pending,
             run_id=self.loop.run_id,

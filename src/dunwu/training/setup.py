@@ -14,6 +14,7 @@ from dunwu.core.algorithm import AlgorithmConfig, bind_policy_loss
 from dunwu.core.protocols import Engine, Environment, Observer, Scorer
 from dunwu.core.records import PendingRollouts, Prompt, Row
 from dunwu.errors import ConfigError
+from dunwu.model.dropout import check_deterministic
 from dunwu.model.loading import prepare_policy, tokenizer_of
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.collector import RolloutCollector
@@ -104,8 +105,8 @@ def make_parts(
         algorithm=algorithm,
         scorer=scorer,
         prompts=prompts,
-        budget=make_token_budget(policy, args.tokens_per_micro_batch, args.temperature, args.world_size),
-        reference=ReferenceModel(policy, moves=args.sync_ref_model) if algorithm.beta else None,
+        budget=make_token_budget(policy, args.tokens_per_micro_batch, args.world_size),
+        reference=ReferenceModel(policy, updatable=args.sync_ref_model) if algorithm.beta else None,
         parallel=parallel,
     )
 
@@ -136,8 +137,8 @@ def make_collector(
         environment: an environment, the name of one, or None.
     """
     args = trainer.args
-    if parts.reference is not None and parts.reference.copy is not None:
-        parts.reference.copy.to(args.device)
+    if args.disable_dropout:
+        check_deterministic(trainer.model)
     watching = RunObservers(trainer.observers, parts.parallel)
     for observer in default_observers(args, trainer.callback_handler.callbacks):
         watching.append(observer)

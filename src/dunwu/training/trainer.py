@@ -163,10 +163,9 @@ class GRPOTrainer(ResumableTrainer):
         train_began = time.perf_counter()
         if self.lr_scheduler is not None:
             self.loop.learning_rate = float(self._get_learning_rate())
-        pending.batches, total = self.token_budget.attempt(
+        pending.batches, total = self.token_budget.run_with_oom_retry(
             list(inputs),
             lambda batches: self._backward(model, batches, num_items_in_batch),
-            undo=model.zero_grad,
             # A pass that synchronises gradients has other ranks in it: it cannot be taken back.
             can_retry=lambda: self.parallel.size == 1 or not self.accelerator.sync_gradients,
         )
@@ -191,6 +190,7 @@ class GRPOTrainer(ResumableTrainer):
 
     def _backward(self, model: nn.Module, batches: list[MicroBatch], denominator: Any) -> Tensor:
         """The gradient of all micro-batches, and their loss; gradients are synchronised with the last one."""
+        model.zero_grad()  # a pass that ran out of memory has left gradients behind
         self.metrics_buffer.start_step()
         total = torch.zeros((), device=self.args.device)
         more_follow = self.loop.pending is not None and self.loop.pending.updates_left > 0
@@ -214,7 +214,7 @@ class GRPOTrainer(ResumableTrainer):
         The denominator spans all ranks, and DDP averages their gradients: times the number of ranks makes it a sum.
         """
         batch: MicroBatch = inputs
-        logps_BC, entropy_BC = forward_logps(model, batch, batch.temperature)
+        logps_BC, entropy_BC = forward_logps(model, batch)
         result = algorithm.token_loss(
             self.algorithm,
             logps_BC,

@@ -90,10 +90,11 @@ def get_peft_config(model_args: ModelConfig) -> LoraConfig | None:
     """
     if not model_args.use_peft:
         return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ConfigError("use_peft needs the package peft: pip install 'dunwu[peft]'") from error
+    from dunwu.model.loading import require_peft
+
+    require_peft("use_peft")
+    from peft import LoraConfig
+
     given: dict[str, Any] = {
         "bias": "none",
         "inference_mode": False,

@@ -27,7 +27,7 @@ from dunwu.engines.fast.slots import SlotState
 from dunwu.engines.fast.weights import unreadable_reason
 from dunwu.engines.in_process import InProcessEngine, check_adapter
 from dunwu.errors import EngineError, OutOfMemoryError
-from dunwu.model.architectures import why_not_known
+from dunwu.model import architectures
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ _KEEP_SHARE: Final = 1 / 32
 
 def unsupported_reason(model: nn.Module) -> str | None:
     """Why the fast engine cannot run a model; None where it can."""
-    return why_not_known(model) or unreadable_reason(known_model(model))
+    return architectures.unsupported_reason(model) or unreadable_reason(known_model(model))
 
 
 class FastEngine(InProcessEngine):
