@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dunwu.core.protocols import Task
-from dunwu.recipes.recipe import load_recipe, make_task
+from dunwu.recipes.recipe import load_recipe
+from dunwu.recipes.wiring import make_task
 from dunwu.tasks import TASKS, Countdown, get_task, validate, with_rewards
 
 OPTIONS: dict[str, dict[str, Any]] = {"own": {"source": "x.jsonl"}}

@@ -18,6 +18,7 @@ from dunwu.config.checks import check_choices, check_combinations, check_optimiz
 from dunwu.config.presets import PRESETS
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.errors import ConfigError
+from dunwu.hub import check_push_to_hub
 from dunwu.trackers import resolve_report_to
 
 __all__ = ["GRPOConfig"]
@@ -161,6 +162,8 @@ class GRPOConfig(TrainingArguments):
         check_combinations(self)
         check_optimizer(self)
         self._resolve_batch_size()
+        if self.push_to_hub:
+            check_push_to_hub(self)
 
     def algorithm(self) -> AlgorithmConfig:
         """The preset with this config's explicit options over it."""

@@ -74,12 +74,12 @@ class ReferenceModel:
         Raises:
             CheckpointError: where it is of another model or adapter.
         """
-        if state.keys() != self._weights.keys():
+        if not self._weights.keys() <= state.keys():  # checkpoints of before hold the whole state_dict
             raise CheckpointError(
                 f"the checkpoint's reference has {len(state)} trained weights, and this model {len(self._weights)} "
                 "of other names; resume with the model and adapter that the run began with"
             )
-        self._weights = {name: value.to(self._weights[name].device) for name, value in state.items()}
+        self._weights = {name: state[name].to(mine.device) for name, mine in self._weights.items()}
 
     def _follow_devices(self) -> None:
         """The policy is moved to its device after this was made."""

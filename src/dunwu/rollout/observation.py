@@ -87,7 +87,8 @@ def default_observers(args: GRPOConfig, callbacks: list[Any]) -> list[Any]:
     guard_callbacks(callbacks)
     found: list[Any] = []
     if args.log_completions:
-        every = max(1, int(args.logging_steps))
+        steps = args.logging_steps if args.logging_steps >= 1 else args.logging_steps * max(args.max_steps, 1)
+        every = max(1, int(steps))
         found += [PrintedCompletions(args.num_completions_to_print, every=every)]
         found += [CompletionTables(callbacks, every=every)]
     notebook = [callback for callback in callbacks if type(callback).__name__ == "NotebookProgressCallback"]
