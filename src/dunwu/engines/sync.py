@@ -42,7 +42,7 @@ def ready(
         version: number of optimizer steps the policy has taken; None: unknown (the engine is told −1), always sync.
         force: sync whatever the version is.
 
-    Example: `ready(engine, policy, version=7)` in a `with` statement, and `engine.generate(prompts, sampling)` in it.
+    Example: `ready(engine, policy, version=7)` is a context; the engine is asked inside of it.
     """
     if policy is not None and (force or version is None or not _is_synced(engine, policy, version)):
         _last.pop(id(engine), None)  # where the sync fails, the engine may have any weights
