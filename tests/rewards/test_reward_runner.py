@@ -141,7 +141,7 @@ PROBLEMS: list[tuple[Any, int | None, str, str]] = [
     (lambda **given: torch.tensor(1.0), None, "type", "returned Tensor and not a list"),
     (lambda **given: "abcd", None, "type", "returned str and not a list"),
     (lambda **given: None, None, "type", "returned NoneType and not a list"),
-    (failing_on("ccc", hang), 2, "timeout", "no answer within 0.2 s"),
+    (failing_on("ccc", hang), 2, "timeout", "no answer within 0.5 s"),
 ]
 
 
@@ -149,7 +149,7 @@ PROBLEMS: list[tuple[Any, int | None, str, str]] = [
 def test_a_problem_is_raised_with_function_row_and_reason(
     function: Any, row: int | None, kind: str, detail: str
 ) -> None:
-    runner = RewardRunner([length, function], timeout=0.2)
+    runner = RewardRunner([length, function], timeout=0.5)
     with pytest.raises(RewardError) as caught:
         scored(runner)
     problem, message = caught.value.failure, str(caught.value)
@@ -163,7 +163,7 @@ def test_a_problem_is_raised_with_function_row_and_reason(
 def test_a_skipped_problem_is_none_counted_and_reported(
     function: Any, row: int | None, kind: str, detail: str
 ) -> None:
-    runner = RewardRunner([length, function], timeout=0.2, on_error="skip")
+    runner = RewardRunner([length, function], timeout=0.5, on_error="skip")
     scores = scored(runner)
     expected = [None] * 4 if row is None else [None if r == row else float(r + 1) for r in range(4)]
     assert [values[1] for values in scores.values] == expected

@@ -14,7 +14,7 @@ from dunwu.rewards import RewardError, RewardRunner, get_reward, sandboxed, tuto
 from dunwu.rewards.sandbox import SandboxedReward
 
 CHECKER = """
-import os, re, sys
+import os, re, subprocess, sys
 
 
 def whose(completions, answer):
@@ -34,6 +34,28 @@ def breaks(completions, **columns):
 
 async def later(completions, **columns):
     return [2.0 for _ in completions]
+
+
+def runs(completions, folder):
+    program = subprocess.Popen(["sleep", "60"])
+    with open(folder[0] + "/pid", "w") as file:
+        file.write(str(program.pid))
+    program.wait()
+
+
+class Odd(float):
+    def __reduce__(self):
+        return unreadable, (os.getpid(),)
+
+
+def unreadable(pid):
+    if pid != os.getpid():
+        raise ValueError("only where it was made")
+    return Odd()
+
+
+def odd(completions):
+    return [Odd()]
 
 
 def torch_is_loaded(completions, **columns):
@@ -63,6 +85,16 @@ def is_alive(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/status")
     return not (status.exists() and "State:\tZ" in status.read_text(encoding="utf-8"))  # dead, and not yet reaped
+
+
+def ends(pid: int) -> bool:
+    """Whether a process is gone within five seconds; it is killed otherwise."""
+    for _ in range(100):
+        if not is_alive(pid):
+            return True
+        time.sleep(0.05)
+    os.kill(pid, 9)
+    return False
 
 
 def given(texts: list[str], **columns: Any) -> dict[str, Any]:
@@ -106,6 +138,19 @@ def test_what_a_sandboxed_reward_raises_and_how_its_process_ends_is_told(checker
         "ZeroDivisionError: division by zero",
         "RuntimeError: its process ended with exit code 9",
     ]
+
+
+def test_programs_that_a_reward_has_started_are_killed_with_it(checker: Any, tmp_path: Path) -> None:
+    runner = RewardRunner(sandboxed(checker.runs), timeout=2, on_error="skip")
+    assert runner.score(**given(["x"], folder=[str(tmp_path)])).failures[0].kind == "timeout"
+    assert ends(int((tmp_path / "pid").read_text()))
+
+
+def test_a_value_that_only_the_worker_can_read_is_told_and_does_not_hang(checker: Any) -> None:
+    reward = sandboxed(checker.odd)
+    with pytest.raises(RuntimeError, match="cannot be read in this process"):
+        reward(completions=["x"])
+    reward.close()
 
 
 def test_async_functions_objects_and_names_can_be_sandboxed(checker: Any, tmp_path: Path) -> None:
@@ -160,9 +205,4 @@ def test_a_worker_process_that_hangs_dies_with_its_parent(tmp_path: Path) -> Non
     (tmp_path / "a_checker.py").write_text(CHECKER, encoding="utf-8")
     command = [sys.executable, "-c", ORPHAN, str(tmp_path)]
     pid = int(subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False).stdout)
-    for _ in range(100):
-        if not is_alive(pid):
-            return
-        time.sleep(0.05)
-    os.kill(pid, 9)
-    pytest.fail("the worker process goes on without its parent")
+    assert ends(pid), "the worker process goes on without its parent"

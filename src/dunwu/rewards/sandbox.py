@@ -93,7 +93,8 @@ class _Worker:
 
     def __init__(self, target: str | bytes) -> None:
         command = [sys.executable, "-c", _START, json.dumps(sys.path)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         self.replies = queue.SimpleQueue[Reply | None]()
         self.reader = threading.Thread(target=self._read, name="dunwu-sandbox", daemon=True)
         self.reader.start()
@@ -109,14 +110,20 @@ class _Worker:
             except queue.Empty:
                 continue
             if reply is None:
-                raise RuntimeError(f"its process ended with exit code {self.process.wait()}")
+                raise RuntimeError(self._why_silent())
         return reply
 
     def close(self) -> None:
-        """Kill the process, and wait until it is gone."""
-        self.process.kill()
+        """Kill the process and those that it has started, and wait until it is gone."""
+        if self.process.poll() is None:
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
         self.process.wait()
-        self.reader.join()
+        self.reader.join(1.0)
+        if self.reader.is_alive():  # a process that has left the session holds the pipe; closing it would wait
+            return
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 _open(pipe).close()
@@ -124,11 +131,18 @@ class _Worker:
                 continue
 
     def _send(self, message: object) -> None:
+        pickled = pickle.dumps(message)
         try:
-            pickle.dump(message, _open(self.process.stdin))
+            _open(self.process.stdin).write(pickled)
             _open(self.process.stdin).flush()
         except OSError as error:
-            raise RuntimeError(f"its process ended with exit code {self.process.wait()}") from error
+            raise RuntimeError(self._why_silent()) from error
+
+    def _why_silent(self) -> str:
+        try:
+            return f"its process ended with exit code {self.process.wait(1)}"
+        except subprocess.TimeoutExpired:
+            return "what it returned cannot be read in this process; return numbers"
 
     def _read(self) -> None:
         try:

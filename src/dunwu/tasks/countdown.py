@@ -57,7 +57,8 @@ _EXPRESSION = re.compile(r"[-−+*×/÷()\d][-−+*×/÷()\d ]*")
 class Countdown:
     """The task. Every option has a default; numbers and targets are plain integers.
 
-    Example: `Countdown(numbers=3, high=20, style="tiny").rows("test")[0]` → `{"nums": [3, 14, 17], "target": 51}`
+    Example: `Countdown(high=20, style="tiny").prompt({"nums": [3, 14, 17], "target": 51})` is
+    `[{"role": "user", "content": "3 14 17 = 51"}]`.
     """
 
     source: str | None = None

@@ -66,8 +66,8 @@ _FIXED: tuple[RewardFunction, ...] = (
 class Gsm8k:
     """The task.
 
-    Example: `Gsm8k(source="data/gsm8k").rows("train")[0]` →
-    `{"question": "Natalia sold clips to 48 …", "answer": "72", "solution": "Natalia sold 48/2 = …"}`
+    Example: `Gsm8k(source="data/gsm8k", marking="fixed").max_reward` is `3.5`. A row has the columns `question`
+    ("Natalia sold clips to 48 …"), `answer` ("72") and `solution` ("Natalia sold 48/2 = …").
     """
 
     source: str = "openai/gsm8k"

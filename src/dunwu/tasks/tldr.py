@@ -24,7 +24,8 @@ __all__ = ["Tldr"]
 class Tldr:
     """The task.
 
-    Example: `Tldr().rows("train")[0]` → `{"prompt": "SUBREDDIT: r/…", "completion": " …"}`
+    Example: `Tldr(characters=10).rewards[0](completions=["x" * 7])` is `[-3.0]`. A row of the data has the columns
+    `prompt` ("SUBREDDIT: r/… TL;DR:") and `completion`.
     """
 
     source: str = "trl-lib/tldr"
