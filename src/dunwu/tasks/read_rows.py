@@ -158,7 +158,7 @@ def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any
 def _read_parquet(path: Path) -> Table:
     parquet = import_module("pyarrow.parquet")  # comes with datasets; it has no types
     try:
-        rows: Table = parquet.read_rows(path).to_pylist()
+        rows: Table = parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow's own errors
         raise DataError(f"{str(path)!r} could not be read as Parquet: {_line(error)}") from error
     return rows
