@@ -92,13 +92,6 @@ class _WithRewards:
         """The task's own."""
         return self.task.grade(row, text)
 
-    def __getattr__(self, name: str) -> object:
-        """What else the task offers, such as `summary_metrics`; not what it says of the rewards that it lost."""
-        if name in ("task", "max_reward_of"):
-            raise AttributeError(name)
-        found: object = getattr(self.task, name)
-        return found
-
 
 def _made(name: str, found: object, options: Mapping[str, object]) -> Task:
     """The task that `found` is, or makes from the options."""
