@@ -232,7 +232,7 @@ def _locate(name_or_path: str | os.PathLike[str], source: str, options: dict[str
     """The name as text, and what to hand to transformers; a folder is of one revision already."""
     name = os.fspath(name_or_path)
     if Path(name).expanduser().is_file():
-        raise ModelError(f"{name!r} is a file; give the folder that has config.json, weights and tokenizer in it")
+        raise ModelError(f"{name!r} is a file; give the folder with config.json and weights")
     if looks_like_missing_path(name):
         raise ModelError(f"there is no folder {name!r}; give the folder of a saved model, or a hub name")
     revision = options.get("revision")
