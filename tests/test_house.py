@@ -82,7 +82,7 @@ def modules() -> list[str]:
     )
 
 
-SWITCHES = {"dunwu.compat", "dunwu.compat.install", "dunwu.compat.patches", "dunwu.compat.run_script"}
+SWITCHES = {name for name in modules() if name.split(".")[1:2] == ["compat"]}
 """Modules whose import changes the process they are imported in: looked at in one of their own elsewhere."""
 
 

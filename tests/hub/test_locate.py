@@ -138,7 +138,7 @@ def test_a_model_that_is_a_file_is_said_to_be_one(tmp_path: Path) -> None:
     from dunwu.model.loading import load_model
 
     (tmp_path / "model").write_bytes(b"weights")
-    with pytest.raises(ModelError, match=r"model' is a file; give the folder with config\.json and weights"):
+    with pytest.raises(ModelError, match=r"model' is a file; give the folder that has config\.json, weights"):
         load_model(str(tmp_path / "model"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text("{cut off", encoding="utf-8")
@@ -255,7 +255,12 @@ def test_the_proxy_is_what_is_asked_where_one_is_set(monkeypatch: pytest.MonkeyP
 
 
 def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
+
+    def silent(*_: object, **__: object) -> None:
+        time.sleep(60)
+        raise OSError("timed out")  # the thread that asks outlives this test
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
     start = time.monotonic()
     assert not reachable("https://hub.example")
     assert time.monotonic() - start < 8

@@ -338,9 +338,9 @@ def test_the_reference_of_a_kl_in_the_reward_is_computed_once(make_trainer, monk
     assert sum(rows) == 8
     for batch in pending.batches:
         assert batch.reference_logps_BC is not None
-        assert torch.equal(
-            batch.reference_logps_BC[0, : batch.lengths[0]], plain(batch)[0, : batch.lengths[0]]
-        ) or (torch.allclose(batch.reference_logps_BC, plain(batch), atol=1e-5))
+        assert torch.equal(batch.reference_logps_BC[0, : batch.lengths[0]], plain(batch)[0, : batch.lengths[0]]) or (
+            torch.allclose(batch.reference_logps_BC, plain(batch), atol=1e-5)
+        )
 
 
 # -- datasets ------------------------------------------------------------------------------------------------------

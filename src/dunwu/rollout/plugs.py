@@ -28,7 +28,7 @@ def make_scorer(reward_funcs: Any, tokenizers: Any, args: GRPOConfig) -> RewardR
     Raises:
         ConfigError: for something that is no reward, or weights that do not fit.
     """
-    functions = reward_functions(reward_funcs, tokenizers)
+    functions = reward_functions(reward_funcs, tokenizers, device=args.device)
     return RewardRunner(
         functions, weights=args.reward_weights, timeout=args.reward_timeout, on_error=args.on_reward_error
     )

@@ -114,13 +114,7 @@ def load_run(
     if first is None:
         return SavedRun(pending=None)
     states = [first, *(_read(_file(folder, rank)) for rank in range(1, first.get("ranks", parallel.size)))]
-    _check_one_run(folder, states)
-    if first.get("pending") and first.get("weights", "") not in ("", weights):
-        raise CheckpointError(
-            f"the pending rollouts in {folder} were sampled by other weights than the ones beside them: a kill has "
-            "mixed two runs in this folder. Resume from an earlier checkpoint, or delete its pending*.pt to sample "
-            "the step anew"
-        )
+    _check_one_run(folder, states, weights)
     by_index = {prompt.row_index: prompt for prompt in prompts}
     found = [_pending(state["pending"], by_index, temperature) for state in states if state and "pending" in state]
     own = states[parallel.rank] if len(states) == parallel.size else first
@@ -213,14 +207,21 @@ def _read(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None]) -> None:
+def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], weights: str) -> None:
     if any(state is None for state in states):
         raise CheckpointError(
-            f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume "
-            "from an earlier checkpoint"
+            f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from an "
+            "earlier checkpoint"
         )
     if len({state.get("run_id", "") for state in states if state}) > 1:
         raise CheckpointError(f"{folder} mixes the files of two runs; resume from an earlier checkpoint")
+    first = states[0] or {}
+    if first.get("pending") and first.get("weights", "") not in ("", weights):
+        raise CheckpointError(
+            f"the pending rollouts in {folder} were sampled by other weights than the ones beside them: a kill has "
+            "mixed two runs in this folder. Resume from an earlier checkpoint, or delete its pending*.pt to sample "
+            "the step anew"
+        )
 
 
 def _group_state(group: Group) -> dict[str, Any]:
