@@ -28,8 +28,8 @@ def test_datawhale_r1_trains_on_two_processes_and_goes_on_by_itself(workplace: A
 
     assert set(re.findall(r"\[Rank (\d)\].*DDP Initialized", said)) == {"0", "1"}
     assert set(re.findall(r"world_size: (\d)", said)) == {"2"}
-    assert "16 prompts × 8 completions = 128 a step" in said and "of 45000 prompts" in said.replace(",", "")
-    assert "use_vllm=True: rollouts come from Dunwu's own engine" in said
+    assert "16 prompts × 8 completions = 128" in said and "of 45000 prompts" in said.replace(",", "")
+    assert "use_vllm=True: completions come from Dunwu's own engine" in said
     # Its split has no seed; `dunwu run` gives numpy one, so that both processes draw the same.
     assert "different training rows" not in said
     assert said.count("tf32 was asked for") == 1
