@@ -85,7 +85,7 @@ class Pad:
 class Bucket:
     """Completions of similar length, for attention.
 
-    Example, completions with 2 and 1 inputs after a prompt of 3 tokens: `Bucket(pad=pad,
+    Example, completions with 2 and 1 inputs after a prompt of 3 tokens: `Bucket(pad=_make_pad([2, 1]),
     prompt_B=torch.tensor([0, 0]), positions_BC=torch.tensor([[3, 4], [3, 4]]))`
     """
 
