@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dunwu.errors import HubError, ModelError
+from dunwu.errors import ModelError
 from dunwu.hub import SOURCES, explain_error, locate
 from dunwu.hub.offline import hub_state, reachable
 
@@ -138,7 +138,7 @@ def test_a_model_that_is_a_file_is_said_to_be_one(tmp_path: Path) -> None:
     from dunwu.model.loading import load_model
 
     (tmp_path / "model").write_bytes(b"weights")
-    with pytest.raises(ModelError, match=r"model' is a file; give the folder that has config\.json, weights"):
+    with pytest.raises(ModelError, match=r"model' is a file; give the folder with config\.json and weights"):
         load_model(str(tmp_path / "model"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text("{cut off", encoding="utf-8")

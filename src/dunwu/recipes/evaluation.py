@@ -164,39 +164,45 @@ def evaluate(
     Args:
         engine: makes the completions.
         task: grades them.
-        prompts: what is asked (`rollout.training_prompts.prompts_for_model`).
+        prompts: from `rollout.training_prompts.prompts_for_model`.
         policy: the model whose weights the engine must have; None: those it has.
         version: optimizer steps that the policy has taken.
         parallel: the ranks among which the prompts are shared; each gets the whole evaluation.
         samples: sampled completions a prompt.
         max_new_tokens: token limit of a completion.
-        temperature: of the sampled completions.
-        seed: of the sampled completions.
+        temperature, seed: of the sampled completions.
 
     Raises:
         ConfigError: without prompts or samples.
     """
-    if not prompts or samples < 1:
-        raise ConfigError(
-            f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {samples} samples"
-        )
     began = time.monotonic()
-    parallel = parallel or ParallelContext()
-    mine = parallel.share(list(enumerate(prompts)))
     sampling = SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step tells of it.
     with ready(engine, policy, version=version, force=True):
-        asked = [prompt for _, prompt in mine]
-        greedy = _graded(engine, task, asked, replace(sampling, n=1, temperature=0.0))
-        sampled = _graded(engine, task, asked, sampling)
-    here = [(place, one, several) for (place, _), (one,), several in zip(mine, greedy, sampled, strict=True)]
-    everywhere = sorted(parallel.all_gather_list(here), key=lambda entry: entry[0])
+        answers = _answers(engine, task, prompts, sampling, parallel or ParallelContext())
     return Evaluation(
         task=task.name,
-        greedy=tuple(one for _, one, _ in everywhere),
-        sampled=tuple(several for _, _, several in everywhere),
+        greedy=tuple(one for one, _ in answers),
+        sampled=tuple(several for _, several in answers),
         seconds=time.monotonic() - began,
     )
+
+
+def _answers(
+    engine: Engine, task: Task, prompts: Sequence[Prompt], sampling: SamplingParams, parallel: ParallelContext
+) -> list[tuple[GradedCompletion, tuple[GradedCompletion, ...]]]:
+    """The greedy and the sampled answers to each prompt, in order, from all ranks."""
+    if not prompts or sampling.n < 1:
+        raise ConfigError(
+            f"an evaluation needs prompts and samples, got {len(prompts)} prompts and {sampling.n} samples"
+        )
+    mine = parallel.share(list(enumerate(prompts)))
+    asked = [prompt for _, prompt in mine]
+    greedy = _graded(engine, task, asked, replace(sampling, n=1, temperature=0.0))
+    sampled = _graded(engine, task, asked, sampling)
+    here = [(place, one, several) for (place, _), (one,), several in zip(mine, greedy, sampled, strict=True)]
+    everywhere = sorted(parallel.all_gather_list(here), key=lambda entry: entry[0])
+    return [(one, several) for _, one, several in everywhere]
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:

@@ -210,8 +210,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], weights: str) -> None:
     if any(state is None for state in states):
         raise CheckpointError(
-            f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from an "
-            "earlier checkpoint"
+            f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from "
+            "an earlier checkpoint"
         )
     if len({state.get("run_id", "") for state in states if state}) > 1:
         raise CheckpointError(f"{folder} mixes the files of two runs; resume from an earlier checkpoint")
