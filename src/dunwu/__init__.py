@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dunwu.config import GRPOConfig as GRPOConfig
     from dunwu.core.algorithm import AlgorithmConfig as AlgorithmConfig
-    from dunwu.core.algorithm import LossInputs as LossInputs
-    from dunwu.core.algorithm import LossOutputs as LossOutputs
     from dunwu.core.algorithm import advantages as advantages
     from dunwu.core.algorithm import loss_denominator as loss_denominator
     from dunwu.core.algorithm import loss_weights as loss_weights
     from dunwu.core.algorithm import token_loss as token_loss
+    from dunwu.core.policy_losses import LossInputs as LossInputs
+    from dunwu.core.policy_losses import LossOutputs as LossOutputs
     from dunwu.core.protocols import Engine as Engine
     from dunwu.core.protocols import Environment as Environment
     from dunwu.core.protocols import Observer as Observer
@@ -75,13 +75,12 @@ _NAMES = {
     "config": ("GRPOConfig",),
     "core.algorithm": (
         "AlgorithmConfig",
-        "LossInputs",
-        "LossOutputs",
         "advantages",
         "loss_denominator",
         "loss_weights",
         "token_loss",
     ),
+    "core.policy_losses": ("LossInputs", "LossOutputs"),
     "core.protocols": ("Engine", "Environment", "Observer", "PolicyLoss", "Task"),
     "core.records": (
         *("Completion", "Grade", "Group", "MicroBatch", "Prompt", "Rollout", "RunInfo", "SamplingParams"),

@@ -10,7 +10,7 @@ from dunwu._utils.logging import get_logger
 from dunwu._utils.objects import is_object_name
 from dunwu._utils.suggest import did_you_mean
 from dunwu.config.presets import PRESETS
-from dunwu.core.algorithm import find_policy_loss, loss_option_names
+from dunwu.core.policy_losses import find_policy_loss, loss_option_names
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:

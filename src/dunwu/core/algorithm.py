@@ -12,21 +12,16 @@ Shapes: B rows, C completion positions, P prompts, G completions a prompt, V voc
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from dunwu._utils.objects import import_object, is_object_name
-from dunwu._utils.suggest import did_you_mean
-from dunwu.errors import ConfigError
+from dunwu.core.policy_losses import LossInputs, bind_policy_loss
 
 __all__ = [
-    "POLICY_LOSSES",
     "STD_EPS",
     "AlgorithmConfig",
     "Baseline",
@@ -34,21 +29,15 @@ __all__ = [
     "KlEstimator",
     "KlPlace",
     "LossAggregation",
-    "LossInputs",
-    "LossOutputs",
     "RatioLevel",
     "RewardScale",
     "TokenLoss",
     "advantages",
-    "bind_policy_loss",
-    "clipped_surrogate",
-    "find_policy_loss",
     "importance_weights",
     "kl_estimate",
     "log_ratio",
     "loss_denominator",
     "loss_metric_sums",
-    "loss_option_names",
     "loss_weights",
     "token_entropy",
     "token_logps",
@@ -83,7 +72,7 @@ class AlgorithmConfig:
     importance_sampling_level: RatioLevel = "token"
     """Level of the importance ratio."""
     policy_loss: str = "clip"
-    """How ratio and advantage meet: a name in `POLICY_LOSSES`, or `package.module:function`."""
+    """How ratio and advantage meet: a name in `policy_losses.POLICY_LOSSES`, or `package.module:function`."""
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     """The policy loss's own options, over its defaults."""
     loss_aggregation: LossAggregation = "token_mean"
@@ -188,133 +177,6 @@ def log_ratio(policy_logps_BC: Tensor, old_logps_BC: Tensor, mask_BC: Tensor, le
     return mean_B1.expand_as(difference_BC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossInputs:
-    """What a policy loss may look at; (B, C) unless the name says otherwise."""
-
-    ratio_BC: Tensor
-    """Importance ratio at the algorithm's level, 1 at a rollout's first update; carries the policy's gradient."""
-    policy_logps_BC: Tensor
-    """Log-probabilities under the policy; carries the gradient."""
-    old_logps_BC: Tensor
-    """The policy's when the rollout was first trained on."""
-    sampler_logps_BC: Tensor | None
-    """The sampler's; None where they are not known."""
-    advantages_B1: Tensor
-    """One advantage a row, (B, 1)."""
-    mask_BC: Tensor
-    """1.0 on tokens that are trained on."""
-    entropy_BC: Tensor | None
-    """Entropy of each token's distribution (nats, no gradient); None where it is not known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossOutputs:
-    """What a policy loss gives back; (B, C)."""
-
-    loss_BC: Tensor
-    """Loss of each token before weights; carries the gradient."""
-    clipped_low_BC: Tensor | None = None
-    """Where a bound took the gradient of a token with advantage < 0; None: nowhere."""
-    clipped_high_BC: Tensor | None = None
-    """Where a bound took the gradient of a token with advantage > 0; None: nowhere."""
-
-
-def clip_loss(
-    x: LossInputs, /, *, epsilon_low: float = 0.2, epsilon_high: float = 0.2, delta: float | None = None
-) -> LossOutputs:
-    """PPO's clipped surrogate (see `clipped_surrogate`), the loss of GRPO, DAPO, Dr. GRPO and GSPO."""
-    loss_BC = clipped_surrogate(x.ratio_BC, x.advantages_B1, low=epsilon_low, high=epsilon_high, delta=delta)
-    return LossOutputs(
-        loss_BC=loss_BC,
-        clipped_low_BC=(x.ratio_BC < 1 - epsilon_low) & (x.advantages_B1 < 0),
-        clipped_high_BC=(x.ratio_BC > 1 + epsilon_high) & (x.advantages_B1 > 0),
-    )
-
-
-def cispo_loss(x: LossInputs, /, *, cap: float = 5.0) -> LossOutputs:
-    """−min(ρ, cap)·A·log π with ρ held constant, so that no token's gradient is ever cut off.
-
-    MiniMax-M1, arXiv 2506.13585, eq. 4. ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike.
-    """
-    loss_BC = -x.ratio_BC.detach().clamp(max=cap) * x.advantages_B1 * x.policy_logps_BC
-    return LossOutputs(loss_BC=loss_BC, clipped_high_BC=(x.ratio_BC > cap) & (x.advantages_B1 > 0))
-
-
-def logp_loss(x: LossInputs, /) -> LossOutputs:
-    """−A·log π: REINFORCE (Williams 1992)."""
-    return LossOutputs(loss_BC=-x.advantages_B1 * x.policy_logps_BC)
-
-
-POLICY_LOSSES: Final[dict[str, Callable[..., LossOutputs]]] = {
-    "clip": clip_loss,
-    "cispo": cispo_loss,
-    "logp": logp_loss,
-}
-"""Name to policy loss. Yours is named `package.module:function` and needs no entry here."""
-
-
-def find_policy_loss(name: str) -> Callable[..., LossOutputs]:
-    """The policy loss called `name`.
-
-    Raises:
-        ConfigError: for an unknown name, with the nearest known one, or for something that cannot be called.
-    """
-    if name in POLICY_LOSSES:
-        return POLICY_LOSSES[name]
-    if not is_object_name(name):
-        raise ConfigError(
-            f"no policy loss is called {name!r}{did_you_mean(name, POLICY_LOSSES)}. Your own is named "
-            "package.module:function"
-        )
-    found = import_object(name, what="a policy loss")
-    if not callable(found):
-        raise ConfigError(f"{name} is no function, so it cannot be a policy loss; got {type(found).__name__}")
-    loss: Callable[..., LossOutputs] = found
-    return loss
-
-
-def loss_option_names(loss: Callable[..., Any]) -> list[str]:
-    """Names of a policy loss's own options: its keyword-only parameters."""
-    return [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-
-@functools.lru_cache(maxsize=64)
-def _bound(name: str, options: tuple[tuple[str, Any], ...]) -> Callable[[LossInputs], LossOutputs]:
-    loss, given = find_policy_loss(name), dict(options)
-    known = loss_option_names(loss)
-    for option in given:
-        if option not in known:
-            hint = did_you_mean(option, known) if known else "; it has none"
-            raise ConfigError(f"the policy loss {name} has no option {option!r}{hint}")
-    return functools.partial(loss, **given)
-
-
-def bind_policy_loss(algorithm: AlgorithmConfig) -> Callable[[LossInputs], LossOutputs]:
-    """The algorithm's policy loss with its options.
-
-    Raises:
-        ConfigError: for an unknown loss or option, with the nearest known one.
-    """
-    options = dict(algorithm.loss_options)
-    try:
-        return _bound(algorithm.policy_loss, tuple(sorted(options.items())))
-    except TypeError:  # an option that cannot be hashed, such as a list
-        return functools.partial(find_policy_loss(algorithm.policy_loss), **options)
-
-
-def clipped_surrogate(
-    ratio_BC: Tensor, advantages_B1: Tensor, *, low: float, high: float, delta: float | None = None
-) -> Tensor:
-    """−min(ρA, clip(ρ, 1 − low, 1 + high)·A), (B, C): PPO's loss (arXiv 1707.06347, eq. 7).
-
-    low ≠ high is DAPO's clip-higher (arXiv 2503.14476). With `delta`, ρ in the first term is at most delta, which
-    bounds the loss of a bad token that became likely (dual clip, arXiv 1912.09729, eq. 5).
-    """
-    unclipped_BC = ratio_BC if delta is None else ratio_BC.clamp(max=delta)
-    return -torch.min(unclipped_BC * advantages_B1, ratio_BC.clamp(1 - low, 1 + high) * advantages_B1)
-
-
 def kl_estimate(policy_logps_BC: Tensor, reference_logps_BC: Tensor, estimator: KlEstimator = "k3") -> Tensor:
     """Estimate of KL(policy‖reference) at each sampled token, (B, C), nats (Schulman, "Approximating KL divergence").
 
@@ -356,7 +218,7 @@ def token_loss(
         mask_BC=mask_BC,
         entropy_BC=entropy_BC,
     )
-    result = bind_policy_loss(algorithm)(inputs)
+    result = bind_policy_loss(algorithm.policy_loss, algorithm.loss_options)(inputs)
     loss_BC = result.loss_BC
     if algorithm.importance_correction != "none" and sampler_logps_BC is not None:
         loss_BC = loss_BC * importance_weights(algorithm, old_BC, sampler_logps_BC)
@@ -364,16 +226,15 @@ def token_loss(
     if reference_logps_BC is not None:
         kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, algorithm.kl_estimator)
         if algorithm.beta and algorithm.kl_in == "loss":
-            # The correction needs the token's own ratio whatever the loss's level (DeepSeek-V3.2, eq. 7).
+            # The weight is the token's own ratio whatever the loss's level (DeepSeek-V3.2, eq. 7).
             weighted = kl_BC * (policy_logps_BC - old_BC).exp() if algorithm.kl_importance_weighted else kl_BC
             loss_BC = loss_BC + algorithm.beta * weighted
-        kl_BC = kl_BC.detach()
     nowhere_BC = torch.zeros_like(ratio_BC, dtype=torch.bool)
     return TokenLoss(
         loss_BC=loss_BC,
-        kl_BC=kl_BC,
-        clipped_low_BC=nowhere_BC if result.clipped_low_BC is None else result.clipped_low_BC,
-        clipped_high_BC=nowhere_BC if result.clipped_high_BC is None else result.clipped_high_BC,
+        kl_BC=None if kl_BC is None else kl_BC.detach(),
+        clipped_low_BC=_or(result.clipped_low_BC, nowhere_BC),
+        clipped_high_BC=_or(result.clipped_high_BC, nowhere_BC),
         ratio_BC=ratio_BC.detach(),
     )
 
@@ -439,6 +300,10 @@ def loss_metric_sums(
     # `where`, not a product: what stands in padding may be infinite, and 0 × inf is not 0.
     counted = mask_BC > 0
     return {name: torch.where(counted, value.float(), 0.0).sum() for name, value in per_token.items()}
+
+
+def _or(where_BC: Tensor | None, otherwise_BC: Tensor) -> Tensor:
+    return otherwise_BC if where_BC is None else where_BC
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from dunwu.core.records import (
 )
 
 if TYPE_CHECKING:
-    from dunwu.core.algorithm import LossInputs, LossOutputs
+    from dunwu.core.policy_losses import LossInputs, LossOutputs
 
 __all__ = ["Engine", "Environment", "Observer", "PolicyLoss", "RewardFunction", "Scorer", "Task"]
 

@@ -104,15 +104,19 @@ def fetch(
         _check_own_files(listing, wanted, missing, folder)
         _check_room(folder, missing)
         _download_and_check(listing, missing, folder)
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
-    with suppress(OSError):
-        (folder / _PARTS.parent).rmdir()  # if nothing else is in it
+    _remove_parts(folder)
     size = sum(file.size for file in wanted)
     seconds, reused = time.monotonic() - started, len(wanted) - len(missing)
     return FetchReport(
         listing.name, listing.kind, folder, listing.source, len(wanted), size, listing.commit, seconds, reused,
         tuple(skipped),
     )  # fmt: skip
+
+
+def _remove_parts(folder: Path) -> None:
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    with suppress(OSError):
+        (folder / _PARTS.parent).rmdir()  # if nothing else is in it
 
 
 def _listing(name: str, kind: Kind | None, source: str, revision: str | None) -> Listing:

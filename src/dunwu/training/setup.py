@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dunwu._utils.distributed import ParallelContext, let_gloo_finish_at_exit
 from dunwu.config import GRPOConfig
-from dunwu.core.algorithm import AlgorithmConfig, bind_policy_loss
+from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.policy_losses import bind_policy_loss
 from dunwu.core.protocols import Engine, Environment, Observer, Scorer
 from dunwu.core.records import PendingRollouts, Prompt, Row
 from dunwu.errors import ConfigError
@@ -91,7 +92,9 @@ def make_parts(
     processing_class, reward_processing_classes = tokenizers
     tokenizer = processing_class or tokenizer_of(policy)
     algorithm = args.algorithm()
-    bind_policy_loss(algorithm)  # a misspelt option of the loss is found now, not at the first step
+    bind_policy_loss(
+        algorithm.policy_loss, algorithm.loss_options
+    )  # a misspelt option of the loss is found now, not at the first step
     parallel = ParallelContext(rank=args.process_index, size=args.world_size)
     if parallel.size > 1:
         let_gloo_finish_at_exit()

@@ -1,0 +1,162 @@
+"""Policy losses: how ratio and advantage meet. Each is one function with options of its own.
+
+    loss(x: LossInputs, /, *, its options) -> LossOutputs
+
+Yours is named `package.module:function` and needs no entry in `POLICY_LOSSES`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dunwu._utils.objects import import_object, is_object_name
+from dunwu._utils.suggest import did_you_mean
+from dunwu.errors import ConfigError
+
+__all__ = [
+    "POLICY_LOSSES",
+    "LossInputs",
+    "LossOutputs",
+    "bind_policy_loss",
+    "cispo_loss",
+    "clip_loss",
+    "clipped_surrogate",
+    "find_policy_loss",
+    "logp_loss",
+    "loss_option_names",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """What a policy loss may look at; (B, C) unless the name says otherwise."""
+
+    ratio_BC: Tensor
+    """Importance ratio at the algorithm's level, 1 at a rollout's first update; carries the policy's gradient."""
+    policy_logps_BC: Tensor
+    """Log-probabilities under the policy; carries the gradient."""
+    old_logps_BC: Tensor
+    """The policy's when the rollout was first trained on."""
+    sampler_logps_BC: Tensor | None
+    """The sampler's; None where they are not known."""
+    advantages_B1: Tensor
+    """One advantage a row, (B, 1)."""
+    mask_BC: Tensor
+    """1.0 on tokens that are trained on."""
+    entropy_BC: Tensor | None
+    """Entropy of each token's distribution (nats, no gradient); None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOutputs:
+    """What a policy loss gives back; (B, C)."""
+
+    loss_BC: Tensor
+    """Loss of each token before weights; carries the gradient."""
+    clipped_low_BC: Tensor | None = None
+    """Where a bound took the gradient of a token with advantage < 0; None: nowhere."""
+    clipped_high_BC: Tensor | None = None
+    """Where a bound took the gradient of a token with advantage > 0; None: nowhere."""
+
+
+def clip_loss(
+    x: LossInputs, /, *, epsilon_low: float = 0.2, epsilon_high: float = 0.2, delta: float | None = None
+) -> LossOutputs:
+    """PPO's clipped surrogate (see `clipped_surrogate`), the loss of GRPO, DAPO, Dr. GRPO and GSPO."""
+    loss_BC = clipped_surrogate(x.ratio_BC, x.advantages_B1, low=epsilon_low, high=epsilon_high, delta=delta)
+    return LossOutputs(
+        loss_BC=loss_BC,
+        clipped_low_BC=(x.ratio_BC < 1 - epsilon_low) & (x.advantages_B1 < 0),
+        clipped_high_BC=(x.ratio_BC > 1 + epsilon_high) & (x.advantages_B1 > 0),
+    )
+
+
+def cispo_loss(x: LossInputs, /, *, cap: float = 5.0) -> LossOutputs:
+    """−min(ρ, cap)·A·log π with ρ held constant, so that no token's gradient is ever cut off.
+
+    MiniMax-M1, arXiv 2506.13585, eq. 4. ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike.
+    """
+    loss_BC = -x.ratio_BC.detach().clamp(max=cap) * x.advantages_B1 * x.policy_logps_BC
+    return LossOutputs(loss_BC=loss_BC, clipped_high_BC=(x.ratio_BC > cap) & (x.advantages_B1 > 0))
+
+
+def logp_loss(x: LossInputs, /) -> LossOutputs:
+    """−A·log π: REINFORCE (Williams 1992)."""
+    return LossOutputs(loss_BC=-x.advantages_B1 * x.policy_logps_BC)
+
+
+POLICY_LOSSES: Final[dict[str, Callable[..., LossOutputs]]] = {
+    "clip": clip_loss,
+    "cispo": cispo_loss,
+    "logp": logp_loss,
+}
+"""Name to policy loss. Yours is named `package.module:function` and needs no entry here."""
+
+
+def find_policy_loss(name: str) -> Callable[..., LossOutputs]:
+    """The policy loss called `name`.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest known one, or for something that cannot be called.
+    """
+    if name in POLICY_LOSSES:
+        return POLICY_LOSSES[name]
+    if not is_object_name(name):
+        raise ConfigError(
+            f"no policy loss is called {name!r}{did_you_mean(name, POLICY_LOSSES)}. Your own is named "
+            "package.module:function"
+        )
+    found = import_object(name, what="a policy loss")
+    if not callable(found):
+        raise ConfigError(f"{name} is no function, so it cannot be a policy loss; got {type(found).__name__}")
+    loss: Callable[..., LossOutputs] = found
+    return loss
+
+
+def loss_option_names(loss: Callable[..., Any]) -> list[str]:
+    """Names of a policy loss's own options: its keyword-only parameters."""
+    return [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+@functools.lru_cache(maxsize=64)
+def _bound(name: str, options: tuple[tuple[str, Any], ...]) -> Callable[[LossInputs], LossOutputs]:
+    loss, given = find_policy_loss(name), dict(options)
+    known = loss_option_names(loss)
+    for option in given:
+        if option not in known:
+            hint = did_you_mean(option, known) if known else "; it has none"
+            raise ConfigError(f"the policy loss {name} has no option {option!r}{hint}")
+    return functools.partial(loss, **given)
+
+
+def bind_policy_loss(name: str, options: Mapping[str, Any]) -> Callable[[LossInputs], LossOutputs]:
+    """A policy loss with its options.
+
+    Example: `bind_policy_loss("cispo", {"cap": 4.0})`
+
+    Raises:
+        ConfigError: for an unknown loss or option, with the nearest known one.
+    """
+    try:
+        return _bound(name, tuple(sorted(options.items())))
+    except TypeError:  # an option that cannot be hashed, such as a list
+        return functools.partial(find_policy_loss(name), **options)
+
+
+def clipped_surrogate(
+    ratio_BC: Tensor, advantages_B1: Tensor, *, low: float, high: float, delta: float | None = None
+) -> Tensor:
+    """−min(ρA, clip(ρ, 1 − low, 1 + high)·A), (B, C): PPO's loss (arXiv 1707.06347, eq. 7).
+
+    low ≠ high is DAPO's clip-higher (arXiv 2503.14476). With `delta`, ρ in the first term is at most delta, which
+    bounds the loss of a bad token that became likely (dual clip, arXiv 1912.09729, eq. 5).
+    """
+    unclipped_BC = ratio_BC if delta is None else ratio_BC.clamp(max=delta)
+    return -torch.min(unclipped_BC * advantages_B1, ratio_BC.clamp(1 - low, 1 + high) * advantages_B1)
