@@ -225,10 +225,7 @@ def token_loss(
     kl_BC = None
     if reference_logps_BC is not None:
         kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, algorithm.kl_estimator)
-        if algorithm.beta and algorithm.kl_in == "loss":
-            # The weight is the token's own ratio whatever the loss's level (DeepSeek-V3.2, eq. 7).
-            weighted = kl_BC * (policy_logps_BC - old_BC).exp() if algorithm.kl_importance_weighted else kl_BC
-            loss_BC = loss_BC + algorithm.beta * weighted
+        loss_BC = loss_BC + _kl_loss(algorithm, kl_BC, policy_logps_BC - old_BC)
     nowhere_BC = torch.zeros_like(ratio_BC, dtype=torch.bool)
     return TokenLoss(
         loss_BC=loss_BC,
@@ -300,6 +297,16 @@ def loss_metric_sums(
     # `where`, not a product: what stands in padding may be infinite, and 0 × inf is not 0.
     counted = mask_BC > 0
     return {name: torch.where(counted, value.float(), 0.0).sum() for name, value in per_token.items()}
+
+
+def _kl_loss(algorithm: AlgorithmConfig, kl_BC: Tensor, log_ratio_BC: Tensor) -> Tensor | float:
+    """The KL term of each token's loss, (B, C); 0 where the KL is in the reward.
+
+    Its weight is the token's own ratio, whatever the loss's level (DeepSeek-V3.2, eq. 7).
+    """
+    if not algorithm.beta or algorithm.kl_in != "loss":
+        return 0.0
+    return algorithm.beta * (kl_BC * log_ratio_BC.exp() if algorithm.kl_importance_weighted else kl_BC)
 
 
 def _or(where_BC: Tensor | None, otherwise_BC: Tensor) -> Tensor:
