@@ -38,6 +38,8 @@ def _option(default: Any, help: str) -> Any:
 class GRPOConfig(TrainingArguments):
     """Options of a GRPO run. Everything of `transformers.TrainingArguments` works too.
 
+    Example: `GRPOConfig(output_dir="runs/countdown", num_generations=8, max_completion_length=256, max_steps=300)`
+
     Raises:
         ConfigError: for an option out of its range, with what was given and what to do.
     """

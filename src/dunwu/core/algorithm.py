@@ -99,7 +99,11 @@ class AlgorithmConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoss:
-    """Per-token loss and what is worth logging of it; all (B, C)."""
+    """Per-token loss and what is worth logging of it; all (B, C).
+
+    Example: `TokenLoss(loss_BC=torch.tensor([[-0.7, -0.84]]), kl_BC=None, ratio_BC=torch.tensor([[1.0, 1.49]]),
+    clipped_low_BC=torch.tensor([[False, False]]), clipped_high_BC=torch.tensor([[False, True]]))`
+    """
 
     loss_BC: Tensor
     """Loss of each token before weights; carries the gradient."""

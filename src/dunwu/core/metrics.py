@@ -132,8 +132,8 @@ def rollout_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
 def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
     """One rollout as a flat record: the one schema of logs, trackers' tables and dumps.
 
-    Example: `rollout_row(3, group, 0)` has the keys `step`, `row`, `sample`, `prompt`, `completion`, `tokens`,
-    `finish_reason`, `reward`, `scores` (function to value) and `advantage`.
+    Example: `list(rollout_row(3, group, 0))` is `["step", "row", "sample", "prompt", "completion", "tokens",
+    "finish_reason", "reward", "scores", "advantage"]`; `scores` is a function's name to its value.
     """
     rollout = group.rollouts[sample]
     return {

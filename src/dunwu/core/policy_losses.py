@@ -36,7 +36,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """What a policy loss may look at; (B, C) unless the name says otherwise."""
+    """What a policy loss may look at; (B, C) unless the name says otherwise.
+
+    Example: `LossInputs(ratio_BC=torch.tensor([[1.0, 1.49]]), policy_logps_BC=torch.tensor([[-0.4, -0.8]]),
+    old_logps_BC=torch.tensor([[-0.4, -1.2]]), sampler_logps_BC=None, advantages_B1=torch.tensor([[0.7]]),
+    mask_BC=torch.ones(1, 2), entropy_BC=None)`
+    """
 
     ratio_BC: Tensor
     """Importance ratio at the algorithm's level, 1 at a rollout's first update; carries the policy's gradient."""
@@ -56,7 +61,10 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossOutputs:
-    """What a policy loss gives back; (B, C)."""
+    """What a policy loss gives back; (B, C).
+
+    Example: `LossOutputs(loss_BC=torch.tensor([[-0.7, -0.84]]), clipped_high_BC=torch.tensor([[False, True]]))`
+    """
 
     loss_BC: Tensor
     """Loss of each token before weights; carries the gradient."""

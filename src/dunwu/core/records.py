@@ -121,7 +121,7 @@ class Completion:
 
     Example: `Completion(ids=(31, 7, 2), sampler_logps=(-0.41, -1.20, -0.02), finish_reason="stop", text="51")`
 
-    Two turns by the model (31 7 2, then 9 2) around one of the environment's (5 12 6), flattened:
+    Example, two turns by the model (31 7 2, then 9 2) around one of the environment's (5 12 6), flattened:
     `Completion(ids=(31, 7, 2, 5, 12, 6, 9, 2), sampler_logps=(-0.4, -1.2, 0.0, 0.0, 0.0, 0.0, -0.3, 0.0),
     sampled=(True, True, True, False, False, False, True, True), finish_reason="stop", text="17*3 51 yes",
     messages=({"role": "assistant", "content": "17*3"}, {"role": "tool", "content": "51"},
@@ -168,7 +168,7 @@ class Rollout:
 class Group:
     """All rollouts of one prompt: the unit GRPO compares within.
 
-    Example: `Group(prompt=p, rollouts=(a, b, c, d))`
+    Example: `Group(prompt=p, rollouts=(r1, r2, r3, r4))`
     """
 
     prompt: Prompt

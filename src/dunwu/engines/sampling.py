@@ -25,7 +25,7 @@ def sample_seeds(prompts: Sequence[Prompt], sampling: SamplingParams) -> list[in
     Prompts that agree in row, first sample and turn ask for more samples of the same: the k-th of them counts as the
     samples from `first_sample + k · n`. Seeds are made for a whole call: how it is cut into batches changes none.
 
-    Example: `len(sample_seeds(prompts, SamplingParams(n=4)))` is four times the number of prompts.
+    Example: `len(sample_seeds(prompts, SamplingParams(n=4)))` is `4 * len(prompts)`.
     """
     asked: Counter[tuple[int, int, int]] = Counter()
     seeds = []

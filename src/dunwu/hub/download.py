@@ -49,7 +49,11 @@ _PARTS = Path(".cache") / "dunwu"
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What `fetch` did."""
+    """What `fetch` did.
+
+    Example: `FetchReport(name="Qwen/Qwen3-0.6B", kind="model", folder=Path("models/qwen3"), source="modelscope",
+    files=10, bytes=1519209696, commit="master", seconds=94.2, reused=0, skipped=("pytorch_model.bin",))`
+    """
 
     name: str
     """The name on the hub that it came from."""

@@ -38,7 +38,10 @@ _OTHER_WEIGHTS = (
 
 @dataclass(frozen=True)
 class File:
-    """One file of a repository."""
+    """One file of a repository.
+
+    Example: `File(path="README.md", size=6, sha256=None, git_sha1="ce013625030ba8dba906f756967f9e9ca394464a")`
+    """
 
     path: str
     """With `/`, below the repository's root."""
@@ -74,7 +77,11 @@ class File:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository as its hub lists it."""
+    """A repository as its hub lists it.
+
+    Example: `Listing(source="modelscope", kind="model", name="Qwen/Qwen3-0.6B", commit="master",
+    files=(File(path="config.json", size=726, sha256=None, git_sha1=None),))`
+    """
 
     source: str
     """`hf` or `modelscope`."""

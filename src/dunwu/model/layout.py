@@ -106,7 +106,13 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Index tensors of the padding-free row. Prompts come first, then completions, long ones before short ones."""
+    """Index tensors of the padding-free row. Prompts come first, then completions, long ones before short ones.
+
+    Example, the prompt 5 9 7 with the completions 3 1 and 4: `Layout(ids_N=torch.tensor([5, 9, 7, 3]),
+    positions_N=torch.tensor([0, 1, 2, 3]), source_M=torch.tensor([2, 3, 2]), target_M=torch.tensor([3, 1, 4]),
+    place_M=torch.tensor([0, 1, 2]), prompts=_make_pad([3]), lengths_P=torch.tensor([3]), buckets=(Bucket(
+    pad=_make_pad([1]), prompt_B=torch.tensor([0]), positions_BC=torch.tensor([[3]])),))`
+    """
 
     ids_N: Tensor
     """Token ids."""

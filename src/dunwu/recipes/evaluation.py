@@ -43,7 +43,7 @@ _KINDS: tuple[GradeKind, ...] = ("strict", "lenient", "formatted")
 class Proportion:
     """A proportion with its standard error.
 
-    Example: `Proportion(value=0.62, error=0.022)` prints as 62.0 % ± 2.2
+    Example: `str(Proportion(value=0.62, error=0.022))` is `"62.0 % ± 2.2"`.
     """
 
     value: float
@@ -74,7 +74,7 @@ class GradedCompletion:
 class Evaluation:
     """The graded completions of all prompts, and what they come to.
 
-    Example: `Evaluation(task="countdown", greedy=(g1, g2), sampled=((g1, g1), (g2, g2)))`
+    Example: `Evaluation(task="countdown", greedy=(right, wrong), sampled=((right, wrong), (wrong, wrong)))`
     """
 
     task: str

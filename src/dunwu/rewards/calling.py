@@ -28,7 +28,7 @@ _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
 class BoundReward:
     """A reward function and what there is to know about calling it.
 
-    Example: `BoundReward.of(print, taken=["print"])` has the name `print_2`.
+    Example: `BoundReward.of(print, taken=["print"]).name` is `"print_2"`.
     """
 
     name: str

@@ -44,7 +44,7 @@ class TimedOut(BaseException):
 class TimeLimit:
     """How long a call may take.
 
-    Example: `TimeLimit(60.0).run(lambda: 2 + 2, "'reward_len'")` is 4.
+    Example: `TimeLimit(60.0).run(lambda: 2 + 2, "'reward_len'")` is `4`.
     """
 
     seconds: float | None

@@ -34,7 +34,12 @@ __all__ = ["RolloutCollector", "sampling_params", "warn_if_ranks_differ"]
 
 @dataclass(slots=True, kw_only=True)
 class RolloutCollector:
-    """Everything a step needs besides its prompts."""
+    """Everything a step needs besides its prompts.
+
+    Example: `RolloutCollector(args=args, algorithm=AlgorithmConfig(), engine=engine, scorer=scorer, reference=None,
+    autocast=lambda: torch.autocast("cpu", torch.bfloat16), budget=TokenBudget(tokens=4096),
+    observers=RunObservers(["console"]))`
+    """
 
     args: GRPOConfig
     """The run's options."""

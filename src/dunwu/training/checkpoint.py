@@ -42,7 +42,11 @@ _OLD_FIELDS = {"logps": "sampler_logps", "finish": "finish_reason"}
 
 @dataclass(kw_only=True)
 class SavedRun:
-    """What `save_run` writes for one rank, and `load_run` reads."""
+    """What `save_run` writes for one rank, and `load_run` reads.
+
+    Example: `SavedRun(pending=PendingRollouts(groups=[g1, g2], batches=[m1], denominator=10.0, updates_left=1),
+    run_id="0f3c9a5e", weights="7be1d204", extra={"tokens_per_micro_batch": 4096})`
+    """
 
     pending: PendingRollouts | None
     """Rollouts with updates left."""

@@ -32,7 +32,10 @@ __all__ = ["LoopState", "TrainerParts", "make_collector", "make_parts"]
 
 @dataclass(kw_only=True)
 class LoopState:
-    """What the trainer's hooks share: the state of the loop between two of transformers' calls."""
+    """What the trainer's hooks share: the state of the loop between two of transformers' calls.
+
+    Example: `LoopState(step_began=1204.5, learning_rate=1e-6, completions=512, run_id="0f3c9a5e")`
+    """
 
     pending: PendingRollouts | None = None
     """Rollouts with updates left, or those just trained on."""
@@ -52,7 +55,11 @@ class LoopState:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerParts:
-    """What a trainer is made of before transformers' own set-up."""
+    """What a trainer is made of before transformers' own set-up.
+
+    Example: `TrainerParts(policy=policy, tokenizer=tokenizer, algorithm=AlgorithmConfig(), scorer=scorer,
+    prompts=[p], budget=TokenBudget(tokens=4096), reference=None)`
+    """
 
     policy: PreTrainedModel
     """The model to train, with its adapter."""

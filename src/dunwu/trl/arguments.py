@@ -38,8 +38,7 @@ MAPPING: Final = "dict | str | None"
 class LegacyArgument:
     """One argument that `dunwu.GRPOConfig` does not have, or has with another meaning.
 
-    Example: `LegacyArgument(name="no_cuda", versions="transformers 4", kind=SWITCH, migrate=renamed("use_cpu"),
-    note="`use_cpu`")`
+    Example: `LegacyArgument(name="vllm_mode", versions="TRL 0.18–", kind=TEXT, note=IN_PROCESS)`
     """
 
     name: str

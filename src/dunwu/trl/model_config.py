@@ -30,6 +30,8 @@ def _option(default: object, help: str) -> Any:
 class ModelConfig:
     """Which model, how it is loaded, and whether an adapter is trained.
 
+    Example: `ModelConfig(model_name_or_path="Qwen/Qwen3-0.6B", dtype="bfloat16", use_peft=True, lora_r=16)`
+
     Raises:
         ConfigError: for 8 and 4 bit at once.
     """

@@ -67,7 +67,7 @@ class _Model(ctypes.Structure):
 class CpuKernelCache:
     """Keys and values in the order in which the compiled step reads them.
 
-    Example: `CpuKernelCache(keys=torch.zeros(4, 128, 2, 16, 160), values=torch.zeros(4, 128, 2, 160, 16))`
+    Example: `CpuKernelCache(keys=torch.zeros(4, 8, 2, 16, 24), values=torch.zeros(4, 8, 2, 24, 16))`
     """
 
     keys: Tensor

@@ -24,7 +24,7 @@ __all__ = ["KVCache", "head_dim", "kv_bytes_per_slot"]
 class KVCache:
     """One block for all layers.
 
-    Example: `KVCache.make(config, slots=128, length=152, dtype=torch.float32, device=torch.device("cpu"))`
+    Example: `KVCache.make(config, slots=4, length=24, dtype=torch.float32, device=torch.device("cpu"))`
     """
 
     block: Tensor
