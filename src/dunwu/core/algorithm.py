@@ -208,8 +208,7 @@ def token_loss(
 ) -> TokenLoss:
     """Loss of every token, before weights.
 
-    `old_logps_BC=None` means that the policy has not moved since it sampled: the ratio is exactly 1 in value and
-    carries the policy's gradient.
+    `old_logps_BC=None`: the policy has not moved since it sampled; the ratio is exactly 1 and carries its gradient.
     """
     old_BC = policy_logps_BC.detach() if old_logps_BC is None else old_logps_BC
     ratio_BC = log_ratio(policy_logps_BC, old_BC, mask_BC, algorithm.importance_sampling_level).exp()
@@ -226,16 +225,14 @@ def token_loss(
     loss_BC = result.loss_BC
     if algorithm.importance_correction != "none" and sampler_logps_BC is not None:
         loss_BC = loss_BC * importance_weights(algorithm, old_BC, sampler_logps_BC)
-    kl_BC = None
-    if reference_logps_BC is not None:
-        kl_BC = kl_estimate(policy_logps_BC, reference_logps_BC, algorithm.kl_estimator)
+    kl_BC = _maybe_kl(algorithm, policy_logps_BC, reference_logps_BC)
+    if kl_BC is not None:
         loss_BC = loss_BC + _kl_loss(algorithm, kl_BC, policy_logps_BC - old_BC)
-    nowhere_BC = torch.zeros_like(ratio_BC, dtype=torch.bool)
     return TokenLoss(
         loss_BC=loss_BC,
         kl_BC=None if kl_BC is None else kl_BC.detach(),
-        clipped_low_BC=_or(result.clipped_low_BC, nowhere_BC),
-        clipped_high_BC=_or(result.clipped_high_BC, nowhere_BC),
+        clipped_low_BC=_or_nowhere(result.clipped_low_BC, ratio_BC),
+        clipped_high_BC=_or_nowhere(result.clipped_high_BC, ratio_BC),
         ratio_BC=ratio_BC.detach(),
     )
 
@@ -313,8 +310,16 @@ def _kl_loss(algorithm: AlgorithmConfig, kl_BC: Tensor, log_ratio_BC: Tensor) ->
     return algorithm.beta * (kl_BC * log_ratio_BC.exp() if algorithm.kl_importance_weighted else kl_BC)
 
 
-def _or(where_BC: Tensor | None, otherwise_BC: Tensor) -> Tensor:
-    return otherwise_BC if where_BC is None else where_BC
+def _maybe_kl(
+    algorithm: AlgorithmConfig, policy_logps_BC: Tensor, reference_logps_BC: Tensor | None
+) -> Tensor | None:
+    if reference_logps_BC is None:
+        return None
+    return kl_estimate(policy_logps_BC, reference_logps_BC, algorithm.kl_estimator)
+
+
+def _or_nowhere(where_BC: Tensor | None, like_BC: Tensor) -> Tensor:
+    return torch.zeros_like(like_BC, dtype=torch.bool) if where_BC is None else where_BC
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
