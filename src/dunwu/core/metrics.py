@@ -132,8 +132,9 @@ def rollout_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
 def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
     """One rollout as a flat record: the one schema of logs, trackers' tables and dumps.
 
-    Example: `list(rollout_row(3, group, 0))` is `["step", "row", "sample", "prompt", "completion", "tokens",
-    "finish_reason", "reward", "scores", "advantage"]`; `scores` is a function's name to its value.
+    Example: `list(rollout_row(3, group, 0))` is `["step", "row", "sample", "prompt", "completion", "messages",
+    "tokens", "finish_reason", "reward", "scores", "advantage"]`; `scores` is a function's name to its value, and
+    `messages` holds the turns of a conversation, the environment's included (None: one turn).
     """
     rollout = group.rollouts[sample]
     return {
@@ -142,6 +143,7 @@ def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
         "sample": sample,
         "prompt": group.prompt.text,
         "completion": rollout.completion.text,
+        "messages": [dict(message) for message in rollout.completion.messages] or None,
         "tokens": rollout.completion.sampled_tokens,
         "finish_reason": rollout.completion.finish_reason,
         "reward": rollout.reward,
