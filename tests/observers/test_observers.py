@@ -149,6 +149,7 @@ def test_a_rollout_is_written_with_everything_that_is_known_of_it(tmp_path: Path
         "sample": 1,
         "prompt": "say one",
         "completion": "顿悟",
+        "messages": None,
         "tokens": 3,
         "finish_reason": "stop",
         "reward": -0.5,
