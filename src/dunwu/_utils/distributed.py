@@ -1,4 +1,4 @@
-"""Several processes, one run: what ranks tell each other, and how they end.
+"""Several processes, one run: how ranks exchange values, and how they shut down.
 
 Launching and wrapping are torchrun's and accelerate's.
 """

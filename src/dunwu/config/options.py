@@ -1,4 +1,4 @@
-"""What a run is told: `GRPOConfig`, transformers' `TrainingArguments` with GRPO's own options, presets and checks.
+"""The options of a run: `GRPOConfig`, transformers' `TrainingArguments` with GRPO's own options, presets and checks.
 
 Names and meanings are TRL 1.16's where they mean the same. An option given explicitly wins over its preset.
 """
@@ -54,9 +54,9 @@ class GRPOConfig(TrainingArguments):
     bf16: bool | None = _option(  # type: ignore[assignment]
         None, "bf16 autocast over fp32 weights; None: where a GPU supports it."
     )
-    remove_unused_columns: bool = _option(False, "Kept False: every column goes to the rewards.")
+    remove_unused_columns: bool = _option(False, "Always False: every column goes to the rewards.")
     # transformers writes this into the saved model's config: False would make everyone's later generation slow.
-    use_cache: bool = _option(True, "What the saved model's config says; training itself never uses a cache.")
+    use_cache: bool = _option(True, "The value in the saved model's config; training itself never uses a cache.")
 
     # Model
     model_init_kwargs: dict[str, Any] | str | None = _option(
@@ -86,7 +86,7 @@ class GRPOConfig(TrainingArguments):
     shuffle_dataset: bool = _option(True, "A new permutation of the prompts each epoch.")
     temperature: float = _option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
     top_k: int = _option(0, "Sample from the k most likely tokens; 0: all.")
-    top_p: float = _option(1.0, "Sample from the most likely tokens that hold this probability; 1: all.")
+    top_p: float = _option(1.0, "Sample from the smallest set of tokens with this total probability; 1: all.")
     min_p: float | None = _option(None, "Drop tokens below this share of the most likely one's probability.")
     repetition_penalty: float = _option(1.0, "Above 1: tokens already present become less likely.")
     stop_strings: list[str] | None = _option(None, "Strings that end a completion.")
@@ -140,7 +140,7 @@ class GRPOConfig(TrainingArguments):
     ref_model_mixup_alpha: float = _option(0.6, "Share of the policy in a moved reference.")
     ref_model_sync_steps: int = _option(512, "Optimizer steps between moves of the reference.")
 
-    # What is said
+    # Logging
     log_completions: bool = _option(False, "Print a few completions with their rewards at every log.")
     num_completions_to_print: int = _option(2, "How many.")
 
@@ -154,7 +154,7 @@ class GRPOConfig(TrainingArguments):
             self.metric_for_best_model, self.greater_is_better = "reward", True
         super().__post_init__()  # type: ignore[no-untyped-call]
         given = {name: getattr(self, name, None) for name in ("hub_token", "model_init_kwargs")}
-        reject_secrets(given, "the options (training_args.bin, saved with every checkpoint, would hold it)")
+        reject_secrets(given, "the options (every checkpoint saves them, as training_args.bin)")
         self.report_to = resolve_report_to(self.report_to, missing=self._missing_tracker)
         self._apply_generation_kwargs()
         if isinstance(self.scale_rewards, bool):
@@ -198,7 +198,7 @@ class GRPOConfig(TrainingArguments):
     def other_reading(self) -> tuple[str, str, int | None] | None:
         """How the batch was read, how else it could have been, and the prompts a step it would then have been.
 
-        None where `prompts_per_step` was given, so that nothing was read; prompts None where they hold no whole
+        None where `prompts_per_step` was given, so that nothing was read; prompts None where they make no whole
         group.
         """
         total = self._batch_read
@@ -218,16 +218,17 @@ class GRPOConfig(TrainingArguments):
             self.bf16 = bf16_gpu and not self.fp16
         elif self.bf16 and not bf16_gpu:
             get_logger().warning(
-                "bf16 was asked for, and no GPU here computes in it: no autocast, the weights' own dtype instead."
+                "bf16=True needs a GPU that computes in it, and there is none: training in the weights' own dtype, "
+                "without autocast."
             )
             self.bf16 = False
         if self.fp16 and not gpu:
             get_logger().warning(
-                "fp16 was asked for, and there is no GPU: no autocast, the weights' own dtype instead."
+                "fp16=True needs a GPU, and there is none: training in the weights' own dtype, without autocast."
             )
             self.fp16 = False
         if self.tf32 and not gpu:
-            get_logger().warning("tf32 was asked for, and there is no GPU: it changes nothing here.")
+            get_logger().warning("tf32=True needs a GPU, and there is none: it changes nothing here.")
             self.tf32 = None
         if not gpu:
             self.dataloader_pin_memory = False
@@ -246,7 +247,7 @@ class GRPOConfig(TrainingArguments):
                 setattr(self, old, None)
 
     def _apply_generation_kwargs(self) -> None:
-        """Each option goes to the field of its name; `generate` has dozens that no engine here has, and says so."""
+        """Each option goes to the field of its name; `generate` has dozens that no engine here supports."""
         names = {**{name: name for name in _SAMPLING}, "max_new_tokens": "max_completion_length"}
         given = cast("dict[str, Any]", self.generation_kwargs or {})
         for name, value in given.items():
@@ -254,8 +255,8 @@ class GRPOConfig(TrainingArguments):
                 continue
             if name not in names:
                 raise ConfigError(
-                    f"generation_kwargs has {name}={value!r}, which the engines do not do"
-                    f"{did_you_mean(name, [*names])}; remove it. They do: {', '.join(names)}"
+                    f"generation_kwargs has {name}={value!r}, which the engines do not support"
+                    f"{did_you_mean(name, [*names])}; remove it. Supported: {', '.join(names)}"
                 )
             if name == "stop_strings" and isinstance(value, str):
                 value = [value]
@@ -266,8 +267,8 @@ class GRPOConfig(TrainingArguments):
         """Turn batch size × accumulation × ranks into `prompts_per_step`.
 
         The unit changed from prompts (TRL 0.14) to completions (0.16 on). `auto`: a batch of 1 a device can only have
-        meant prompts; otherwise completions where the total holds whole groups. Micro-batches are cut by tokens, so
-        the accumulation count is folded in here and the loop of transformers sees one batch a step.
+        meant prompts; otherwise completions where the total is a whole number of groups. Micro-batches are cut by
+        tokens, so the accumulation count is folded in here and the loop of transformers sees one batch a step.
         """
         total = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         whole_groups = total % self.num_generations == 0
@@ -278,7 +279,7 @@ class GRPOConfig(TrainingArguments):
         if self.prompts_per_step is None:
             if self.batch_unit == "completions" and not whole_groups:
                 raise ConfigError(
-                    f"{total} completions a step do not hold whole groups of {self.num_generations}; "
+                    f"{total} completions a step are not a whole number of groups of {self.num_generations}; "
                     "set prompts_per_step, or batch_unit='prompts'."
                 )
             self.prompts_per_step = total // self.num_generations if self.batch_unit == "completions" else total

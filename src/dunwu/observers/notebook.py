@@ -1,6 +1,6 @@
 """Progress in a notebook: a bar and a table of the latest steps, drawn anew under the cell.
 
-It replaces transformers' own table, whose one column, the training loss, says nothing about GRPO: that loss starts
+It replaces transformers' own table, whose one column, the training loss, is uninformative in GRPO: that loss starts
 at 0 in every step by construction.
 """
 

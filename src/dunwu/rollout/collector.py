@@ -75,11 +75,10 @@ class RolloutCollector:
         groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
         lengths = trained_token_counts(groups, mask_truncated=self.args.mask_truncated_completions)
         lengths = self.parallel.all_gather_list(lengths)
-        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
         pending = PendingRollouts(
             groups=groups,
             batches=self._micro_batches(groups, references),
-            denominator=algorithm.loss_denominator(lengths, aggregation, limit),
+            denominator=self._loss_denominator(lengths),
             updates_left=self.args.num_iterations,
             metrics={
                 **rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups))),
@@ -180,16 +179,19 @@ class RolloutCollector:
         """The policy loss at a ratio of 1, where the sampler's log-probabilities are the policy's; over all ranks."""
         groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
         lengths = self.parallel.all_gather_list(trained_token_counts(groups, mask_truncated=False))
-        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
-        denominator = algorithm.loss_denominator(lengths, aggregation, limit)
+        denominator = self._loss_denominator(lengths)
         total = 0.0
         for batch in self._every_rollout(groups, 2**62) if groups else []:
             sampler_BC, mask_BC = batch.sampler_logps_BC, batch.mask_BC
             loss_BC = algorithm.token_loss(
                 self.algorithm, sampler_BC, batch.advantages_B, mask_BC, sampler_logps_BC=sampler_BC
             ).loss_BC
-            total += float((loss_BC * algorithm.loss_weights(mask_BC, aggregation)).sum())
+            total += float((loss_BC * algorithm.loss_weights(mask_BC, self.algorithm.loss_aggregation)).sum())
         return sum(self.parallel.all_gather_list([total])) / denominator
+
+    def _loss_denominator(self, lengths: list[int]) -> float:
+        """Of a step over all ranks; `lengths` are the trained tokens of each completion."""
+        return algorithm.loss_denominator(lengths, self.algorithm.loss_aggregation, self.args.max_completion_length)
 
     def _groups_of_other_ranks(self, groups: list[Group]) -> list[Group]:
         """Groups of other ranks, where a batch-wide standard deviation needs their rewards."""

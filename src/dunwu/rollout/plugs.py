@@ -1,4 +1,4 @@
-"""What a run is given as objects or names, made ready to use: rewards, engine, environment."""
+"""A run's rewards, engine and environment, made from the objects or names that it was given."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_run_engine(
     Args:
         model: the policy.
         tokenizer: its tokenizer.
-        args: the run's options; `engine` and `engine_options` hold where no engine is given.
+        args: the run's options; `engine` and `engine_options` apply where no engine is given.
         engine: an engine, or the name of one.
         environment: answers the model between its turns; an object or the name of one.
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beyond weights, optimizer and random states, and how a folder comes to be complete.
+"""What a checkpoint contains beyond weights, optimizer and random states, and how a folder comes to be complete.
 
 transformers writes the weights, the optimizer, the schedule and the random states.
 """
@@ -69,7 +69,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return path
         except (OSError, ValueError):
-            get_logger().warning(f"{path} was not written to its end; looking for an earlier one")
+            get_logger().warning(f"{path} is incomplete; looking for an earlier checkpoint")
     return None
 
 
@@ -107,7 +107,7 @@ def load_run(
         folder: the checkpoint.
         parallel: this rank.
         prompts: the training prompts, in which pending ones are found again.
-        temperature: of the run, for files that do not say it.
+        temperature: of the run, for files that lack it.
         weights: `weights_fingerprint` of the policy as it was loaded.
 
     Raises:
@@ -152,15 +152,15 @@ def remove_if_write_fails(folder: Path, needed_bytes: int) -> Iterator[None]:
     """Write a folder to its end or leave nothing of it behind.
 
     Raises:
-        CheckpointError: when the disk has less room than is needed, before anything is written; or when a write
+        CheckpointError: when the disk has less free space than is needed, before anything is written; or when a write
             fails.
     """
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise CheckpointError(
-            f"no room for {folder}: it needs about {_size(needed_bytes)}, and the disk has {_size(free)} free; "
-            "delete old checkpoints, lower save_total_limit, or set output_dir to another disk"
+            f"not enough disk space for {folder}: it needs about {_size(needed_bytes)}, and the disk has "
+            f"{_size(free)} free; delete old checkpoints, lower save_total_limit, or set output_dir to another disk"
         )
     before = folder.exists()
     try:
@@ -179,7 +179,7 @@ def remove_if_write_fails(folder: Path, needed_bytes: int) -> Iterator[None]:
 def nonfinite_step_error(
     folder: Path, step: int, pending: PendingRollouts, loss: float, norm: float
 ) -> NonFiniteError:
-    """The error of a step that is not taken; its rollouts and micro-batches are kept in `folder`."""
+    """The error of a step that is not taken; its rollouts and micro-batches are saved in `folder`."""
     where = dump_nonfinite_step(folder, step, pending)
     return NonFiniteError(
         f"step {step} was not taken: its loss is {loss:g} and its gradient norm {norm:g}. The weights are those of "
@@ -222,14 +222,14 @@ def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], 
     first = states[0] or {}
     if first.get("pending") and first.get("weights", "") not in ("", weights):
         raise CheckpointError(
-            f"the pending rollouts in {folder} were sampled by other weights than the ones beside them: a kill has "
+            f"the pending rollouts in {folder} were sampled with other weights than the ones beside them: a kill has "
             "mixed two runs in this folder. Resume from an earlier checkpoint, or delete its pending*.pt to sample "
             "the step anew"
         )
 
 
 def _group_state(group: Group) -> dict[str, Any]:
-    # The prompt is found again by its row: the row may hold anything, and the dataset has it anyway.
+    # The prompt is found again by its row: the row may contain anything, and the dataset has it anyway.
     return {"row": group.prompt.row_index, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
 
 
@@ -263,7 +263,7 @@ def _dealt_out(found: Sequence[PendingRollouts], parallel: ParallelContext) -> P
     """The pending rollouts of a checkpoint of another number of processes: this rank's micro-batches."""
     get_logger().info(
         f"the checkpoint is of {len(found)} processes, and there are {parallel.size} now: its pending rollouts are "
-        "dealt out anew"
+        "redistributed"
     )
     batches = [batch for part in found for batch in part.batches]
     own = list(parallel.share(batches))
@@ -275,7 +275,7 @@ def _dealt_out(found: Sequence[PendingRollouts], parallel: ParallelContext) -> P
 
 
 def _is_write_error(error: BaseException) -> bool:
-    # safetensors and torch wrap a full disk in their own errors; only the text still says what it was.
+    # safetensors and torch wrap a full disk in their own errors; only the text still tells what it was.
     signs = (
         "No space left",
         "file write failed",

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints hold all of a run's state, and that resumes to the bit."""
+"""A Trainer whose checkpoints contain all of a run's state: a resumed run is the uninterrupted one, to the bit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ResumableTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # trainer_state.json, written next, says that the checkpoint is complete: on all ranks.
+        # trainer_state.json, written next, marks the checkpoint as complete: on all ranks.
         self.accelerator.wait_for_everyone()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

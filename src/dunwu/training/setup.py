@@ -48,7 +48,7 @@ class LoopState:
     completions: int = 0
     """Completions sampled since `train` was called, over all ranks."""
     run_id: str = ""
-    """Tells this run's checkpoints from another's in the same folder."""
+    """Distinguishes this run's checkpoints from another's in the same folder."""
     random_states_from: str | None = None
     """A checkpoint whose random states are still to be put back."""
 

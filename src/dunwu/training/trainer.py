@@ -156,7 +156,7 @@ class GRPOTrainer(ResumableTrainer):
         """Forward and backward of all micro-batches of one optimizer step.
 
         Raises:
-            NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is kept.
+            NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is saved.
         """
         pending = self.loop.pending
         assert pending is not None, "transformers calls get_batch_samples first"
@@ -255,7 +255,7 @@ class GRPOTrainer(ResumableTrainer):
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Not here: rollouts have no labels to predict."""
-        raise ConfigError("predict needs labels, which rollouts have none of; call evaluate, or dunwu.evaluate")
+        raise ConfigError("predict needs labels, and rollouts have none; call evaluate, or dunwu.evaluate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log of everything the steps recorded, under TRL's names."""
@@ -327,7 +327,7 @@ class GRPOTrainer(ResumableTrainer):
         return cast("PreTrainedTokenizerBase", self.processing_class)
 
     def _on_train_begin(self) -> None:
-        """Before the first step: observers hear what the run is, the log says it in words."""
+        """Before the first step: describe the run to observers and in the log."""
         args, state, order = self.args, self.state, self._order()
         warn_if_ranks_differ(self.prompts, self.parallel)
         assert args.prompts_per_step is not None

@@ -66,9 +66,9 @@ class _MigratedConfig(config.GRPOConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Today's options only: what is saved and sent to trackers is what is in effect."""
-        kept = {f.name for f in fields(config.GRPOConfig)}
+        current = {f.name for f in fields(config.GRPOConfig)}
         found: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
-        return {name: value for name, value in found.items() if name in kept or name not in LEGACY_ARGUMENTS}
+        return {name: value for name, value in found.items() if name in current or name not in LEGACY_ARGUMENTS}
 
 
 def _migrate_arguments(migration: ConfigMigration) -> None:
@@ -136,7 +136,7 @@ def _differs(migration: ConfigMigration, name: str) -> bool:
 
 
 def _partial_batch(migration: ConfigMigration) -> str | None:
-    """The batch in words, where, read as completions, it holds no whole group."""
+    """A description of the batch where, counted as completions, it holds no whole group."""
     options = migration.config
     if options.prompts_per_step is not None or options.batch_unit != "auto" or get_options().batch_unit != "auto":
         return None
