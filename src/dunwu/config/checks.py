@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin, get_type_hints
 
 from dunwu._utils.logging import get_logger
 from dunwu._utils.objects import is_object_name
@@ -160,7 +160,7 @@ def _loss_rules(config: GRPOConfig) -> dict[str, tuple[bool, str]]:
     }
 
 
-def _allowed(kind: Any) -> list[str]:
+def _allowed(kind: object) -> list[str]:
     """The values of an option typed `Literal[...]`, also where it may be None; none for any other option."""
     found = [one for part in (kind, *get_args(kind)) if get_origin(part) is Literal for one in get_args(part)]
     return [str(value) for value in found]

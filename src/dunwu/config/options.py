@@ -6,7 +6,7 @@ Names and meanings are TRL 1.16's where they mean the same. An option given expl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 import torch
 from transformers import TrainingArguments
@@ -30,7 +30,18 @@ _OWN_LOSS: Final = {"scale_rewards": "group", "importance_sampling_level": "toke
 """The other choices where `loss_type` names a function of yours."""
 
 
-def _option(default: Any, help: str) -> Any:
+T = TypeVar("T")
+
+OptionsDict: TypeAlias = dict[str, Any] | str | None
+"""Options of something else: a dict, or its JSON on the command line."""
+
+
+def as_dict(given: OptionsDict) -> dict[str, Any]:
+    """Such options once `GRPOConfig` has read their JSON; none given: empty."""
+    return given if isinstance(given, dict) else {}
+
+
+def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
@@ -59,9 +70,7 @@ class GRPOConfig(TrainingArguments):
     use_cache: bool = _option(True, "The value in the saved model's config; training itself never uses a cache.")
 
     # Model
-    model_init_kwargs: dict[str, Any] | str | None = _option(
-        None, "Arguments of from_pretrained for a model by name."
-    )
+    model_init_kwargs: OptionsDict = _option(None, "Arguments of from_pretrained for a model by name.")
     disable_dropout: bool = _option(True, "Train without dropout, so that the policy is the sampler.")
 
     # How much is sampled a step
@@ -82,7 +91,7 @@ class GRPOConfig(TrainingArguments):
         "drop", "What to do with a longer prompt: drop it, or cut its beginning."
     )
     max_completion_length: int = _option(256, "Longest completion in tokens, end token included.")
-    chat_template_kwargs: dict[str, Any] | str | None = _option(None, "Extra arguments of the chat template.")
+    chat_template_kwargs: OptionsDict = _option(None, "Extra arguments of the chat template.")
     shuffle_dataset: bool = _option(True, "A new permutation of the prompts each epoch.")
     temperature: float = _option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
     top_k: int = _option(0, "Sample from the k most likely tokens; 0: all.")
@@ -90,13 +99,13 @@ class GRPOConfig(TrainingArguments):
     min_p: float | None = _option(None, "Drop tokens below this share of the most likely one's probability.")
     repetition_penalty: float = _option(1.0, "Above 1: tokens already present become less likely.")
     stop_strings: list[str] | None = _option(None, "Strings that end a completion.")
-    generation_kwargs: dict[str, Any] | str | None = _option(
+    generation_kwargs: OptionsDict = _option(
         None, "Sampling options by transformers' names, over those above; one that no engine has is refused."
     )
     engine: str = _option(
         "auto", "What makes completions: auto, fast (four families), transformers (any model), package.module:object."
     )
-    engine_options: dict[str, Any] | str | None = _option(None, "The engine's own options.")
+    engine_options: OptionsDict = _option(None, "The engine's own options.")
     kv_cache_gib: float | None = _option(None, "Most GiB for keys and values; None: a share of what is free.")
     max_turns: int = _option(8, "With an environment: turns of the model in one conversation at most.")
 
@@ -111,7 +120,7 @@ class GRPOConfig(TrainingArguments):
     loss_type: str = _option(
         "dapo", "Preset: grpo, bnpo, dr_grpo, dapo, gspo, cispo, reinforce; or a loss package.module:function."
     )
-    loss_options: dict[str, Any] | str | None = _option(None, "The policy loss's own options, over those below.")
+    loss_options: OptionsDict = _option(None, "The policy loss's own options, over those below.")
     loss_aggregation: Literal["seq_mean", "token_mean", "seq_sum_norm"] | None = _option(
         None, "How token losses become one number; None: the preset's."
     )
@@ -193,7 +202,7 @@ class GRPOConfig(TrainingArguments):
             options = {"epsilon_low": self.epsilon, "epsilon_high": high, "delta": self.delta}
         elif policy_loss == "cispo" and self.epsilon_high is not None:
             options = {"cap": self.epsilon_high}
-        return options | cast("dict[str, Any]", self.loss_options or {})
+        return options | as_dict(self.loss_options)
 
     def other_reading(self) -> tuple[str, str, int | None] | None:
         """How the batch was read, how else it could have been, and the prompts a step it would then have been.
@@ -249,7 +258,7 @@ class GRPOConfig(TrainingArguments):
     def _apply_generation_kwargs(self) -> None:
         """Each option goes to the field of its name; `generate` has dozens that no engine here supports."""
         names = {**{name: name for name in _SAMPLING}, "max_new_tokens": "max_completion_length"}
-        given = cast("dict[str, Any]", self.generation_kwargs or {})
+        given = as_dict(self.generation_kwargs)
         for name, value in given.items():
             if name == "do_sample" and value:
                 continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class AlgorithmConfig:
     """Level of the importance ratio."""
     policy_loss: str = "clip"
     """How ratio and advantage meet: a name in `policy_losses.POLICY_LOSSES`, or `package.module:function`."""
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    loss_options: Mapping[str, object] = field(default_factory=dict)
     """The policy loss's own options, over its defaults."""
     loss_aggregation: LossAggregation = "token_mean"
     """How token losses become one number."""

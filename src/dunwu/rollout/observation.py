@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu.core.records import Group, RunInfo, StepResult
@@ -11,6 +11,8 @@ from dunwu.observers import NotebookProgress, PrintedCompletions, resolve_observ
 from dunwu.trackers import CompletionTables, guard_callbacks
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from dunwu.config import GRPOConfig
     from dunwu.core.protocols import Observer
 
@@ -31,7 +33,7 @@ class RunObservers:
         self.parallel = parallel or ParallelContext()
         self._has_observers: bool | None = None
 
-    def append(self, observer: Any) -> None:
+    def append(self, observer: Observer | str) -> None:
         """Add one, by name or as an object."""
         self.observers.append(resolve_observer(observer))
 
@@ -66,7 +68,7 @@ class RunObservers:
             self._has_observers = self.parallel.any(bool(self.observers))
         return self.parallel.gather_list(groups) if self._has_observers else []
 
-    def _notify(self, event: str, *what: Any) -> None:
+    def _notify(self, event: str, *what: object) -> None:
         if self.parallel.is_main:
             for observer in self.observers:
                 method: Callable[..., None] | None = getattr(observer, event, None)
@@ -74,7 +76,7 @@ class RunObservers:
                     method(*what)
 
 
-def default_observers(args: GRPOConfig, callbacks: list[Any]) -> list[Any]:
+def default_observers(args: GRPOConfig, callbacks: list[TrainerCallback]) -> list[Observer]:
     """What watches every run: trackers' tables and printed completions where asked for, progress in a notebook.
 
     Trackers' callbacks are guarded: one that fails is switched off, and the run goes on. transformers' notebook
@@ -85,7 +87,7 @@ def default_observers(args: GRPOConfig, callbacks: list[Any]) -> list[Any]:
         callbacks: the trainer's callbacks; the list may be changed.
     """
     guard_callbacks(callbacks)
-    found: list[Any] = []
+    found: list[Observer] = []
     if args.log_completions:
         steps = args.logging_steps if args.logging_steps >= 1 else args.logging_steps * max(args.max_steps, 1)
         every = max(1, int(steps))

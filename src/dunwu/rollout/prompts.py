@@ -232,7 +232,7 @@ def next_turn_ids(
     return ids[1:] if ids and ids[0] == last_id else ids
 
 
-def _as_row(row: Any, index: int) -> dict[str, Any]:
+def _as_row(row: object, index: int) -> dict[str, Any]:
     if isinstance(row, Mapping):
         return dict(row)
     raise DataError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
+from dunwu.config.options import as_dict
 from dunwu.core.records import Prompt, Row
 from dunwu.errors import ConfigError, DataError
 from dunwu.rollout.prompts import PromptSettings, build_prompts, rows_of
@@ -25,7 +26,7 @@ __all__ = [
 
 
 def build_training_prompts(
-    dataset: Any, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: GRPOConfig
+    dataset: Iterable[Row] | None, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: GRPOConfig
 ) -> list[Prompt]:
     """Prompts to train on; of a stream, as many rows as the run's steps take. No dataset: none.
 
@@ -69,7 +70,7 @@ def build_run_prompts(
         max_length=args.max_prompt_length,
         overlong=args.overlong_prompts,
         context_left=max_prompt_tokens(policy, args.max_completion_length),
-        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+        template_kwargs=as_dict(args.chat_template_kwargs),
     )
     prompts, report = build_prompts(islice(rows_of(rows), most), tokenizer, settings)
     sentence = report.sentence(

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -40,6 +40,10 @@ _OLD_FIELDS = {"logps": "sampler_logps", "finish": "finish_reason"}
 """Names of the format before: field of a completion, then and now."""
 
 
+State: TypeAlias = dict[str, Any]
+"""What `torch.save` writes: tensors, numbers, text, and lists and dicts of them."""
+
+
 @dataclass(kw_only=True)
 class SavedRun:
     """What `save_run` writes for one rank, and `load_run` reads.
@@ -54,7 +58,7 @@ class SavedRun:
     """Which run wrote it; the same in all of a checkpoint's files."""
     weights: str = ""
     """`weights_fingerprint` of the policy at that moment; empty in files of before."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: State = field(default_factory=dict)
     """Tensors, numbers, text, lists and dicts of them."""
 
 
@@ -75,7 +79,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 def save_run(folder: str | Path, saved: SavedRun, parallel: ParallelContext) -> None:
     """Write what one rank keeps beside transformers' files."""
-    state: dict[str, Any] = {
+    state: State = {
         "format": _FORMAT,
         "ranks": parallel.size,
         "run_id": saved.run_id,
@@ -205,13 +209,13 @@ def _file(folder: str | Path, rank: int) -> Path:
     return Path(folder) / ("pending.pt" if rank == 0 else f"pending_{rank}.pt")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> State | None:
     # To the CPU: another rank's device, or none at all, may be here.
-    state: dict[str, Any] | None = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+    state: State | None = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
     return state
 
 
-def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], weights: str) -> None:
+def _check_one_run(folder: str | Path, states: Sequence[State | None], weights: str) -> None:
     if any(state is None for state in states):
         raise CheckpointError(
             f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from "
@@ -228,12 +232,12 @@ def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], 
         )
 
 
-def _group_state(group: Group) -> dict[str, Any]:
+def _group_state(group: Group) -> State:
     # The prompt is found again by its row: the row may contain anything, and the dataset has it anyway.
     return {"row": group.prompt.row_index, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
 
 
-def _pending(saved: Mapping[str, Any], prompts: Mapping[int, Prompt], temperature: float) -> PendingRollouts:
+def _pending(saved: State, prompts: Mapping[int, Prompt], temperature: float) -> PendingRollouts:
     return PendingRollouts(
         groups=[_group(group, prompts) for group in saved["groups"]],
         batches=[MicroBatch(**{"temperature": temperature, **batch}) for batch in saved["batches"]],
@@ -244,7 +248,7 @@ def _pending(saved: Mapping[str, Any], prompts: Mapping[int, Prompt], temperatur
     )
 
 
-def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
+def _group(state: State, prompts: Mapping[int, Prompt]) -> Group:
     row = state["row"] if "row" in state else state["key"]
     if row not in prompts:
         raise CheckpointError(
@@ -254,7 +258,7 @@ def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
     return Group(prompt=prompts[row], rollouts=tuple(_rollout(rollout) for rollout in state["rollouts"]))
 
 
-def _rollout(state: Mapping[str, Any]) -> Rollout:
+def _rollout(state: State) -> Rollout:
     completion = {_OLD_FIELDS.get(name, name): value for name, value in state["completion"].items()}
     return Rollout(**{**state, "completion": Completion(**completion)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import Trainer
@@ -18,6 +18,9 @@ from dunwu.rollout.token_budget import TokenBudget
 from dunwu.training.checkpoint import SavedRun, load_run, remove_if_write_fails, save_run, weights_fingerprint
 from dunwu.training.setup import LoopState
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["ResumableTrainer"]
 
 
@@ -25,7 +28,7 @@ class ResumableTrainer(Trainer):
     """transformers' checkpoint hooks, with pending rollouts, the reference and the random states in their place."""
 
     args: GRPOConfig
-    model: Any
+    model: PreTrainedModel
     prompts: list[Prompt]
     reference: ReferenceModel | None
     token_budget: TokenBudget

@@ -208,7 +208,7 @@ def _fill_missing(migration: ConfigMigration) -> None:
         options.top_k = 0  # how vLLM writes "all"
 
 
-def _legacy_field(name: str, kind: Any) -> tuple[str, Any, Field[object]]:
+def _legacy_field(name: str, kind: object) -> tuple[str, object, Field[object]]:
     row = LEGACY_ARGUMENTS.get(name)
     text = f"{row.versions}: {row.note}" if row else "None: the default of the script's TRL."
     is_flag = kind == SWITCH and row is not None and False in row.silent_values  # `--use_vllm` alone must work
@@ -216,7 +216,7 @@ def _legacy_field(name: str, kind: Any) -> tuple[str, Any, Field[object]]:
     return name, "bool" if is_flag else kind, field(default=default, metadata={"help": text.replace("%", "%%")})
 
 
-def _legacy_fields() -> list[tuple[str, Any, Field[object]]]:
+def _legacy_fields() -> list[tuple[str, object, Field[object]]]:
     today = {f.name: f for f in fields(config.GRPOConfig)}
     assert all(today[name].default is not MISSING for name in _MAY_BE_NONE)
     added = [_legacy_field(name, row.kind) for name, row in LEGACY_ARGUMENTS.items() if name not in today]

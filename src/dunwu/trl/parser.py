@@ -134,7 +134,7 @@ class TrlParser(HfArgumentParser):
         return (*made, rest) if return_remaining_strings else made
 
 
-def _made(kind: Any, values: Content) -> object:
+def _made(kind: type, values: Content) -> object:
     names = {f.name for f in fields(kind) if f.init}
     return kind(**{name: value for name, value in values.items() if name in names and value is not argparse.SUPPRESS})
 

@@ -23,7 +23,7 @@ __all__ = ["SlotState"]
 class SlotState:
     """State by slot, outputs by completion.
 
-    Example: `SlotState.make(slots=4, completions=8, limit=12, vocabulary=0, device=torch.device("cpu"))`
+    Example: `SlotState.make(slots=4, completions=8, max_new_tokens=12, vocabulary=0, device=torch.device("cpu"))`
     """
 
     token_S: Tensor
