@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from dunwu.rewards.registry import Reward, Tokenizers
+    from dunwu.rewards.registry import Reward as Reward
+    from dunwu.rewards.registry import Tokenizers as Tokenizers
 
 __all__ = ["make_environment", "make_run_engine", "make_scorer"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.trainer_callback import CallbackHandler
 
-    from dunwu.rewards.registry import Reward, Tokenizers
+    from dunwu.rollout.plugs import Reward, Tokenizers
 
 __all__ = ["LoopState", "TrainerParts", "make_collector", "make_parts"]
 

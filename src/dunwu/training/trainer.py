@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedTokenizerBase
 
-    from dunwu.rewards.registry import Reward, Tokenizers
+    from dunwu.rollout.plugs import Reward, Tokenizers
 
 __all__ = ["GRPOTrainer"]
 

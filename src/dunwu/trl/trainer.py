@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedTokenizerBase
 
-    from dunwu.rewards.registry import Tokenizers
+    from dunwu.rollout.plugs import Tokenizers
 
 __all__ = ["GRPOTrainer", "legacy_metrics"]
 
