@@ -49,7 +49,9 @@ def test_a_batch_is_counted_as_its_options_mean(config, options, prompts):
 
 
 def test_completions_that_hold_no_whole_groups_are_refused(config):
-    with pytest.raises(ValueError, match=r"6 completions a step do not hold whole groups of 4; set prompts_per_step"):
+    with pytest.raises(
+        ValueError, match=r"6 completions a step are not a whole number of groups of 4; set prompts_per_step"
+    ):
         config(per_device_train_batch_size=6, num_generations=4, batch_unit="completions")
 
 

@@ -34,7 +34,9 @@ SWANLAB = "Zq8sWanLabKey4tests77"
     ],
 )
 def test_a_key_is_refused_by_its_name_or_its_looks(content: dict[str, Any], name: str, place: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} holds a key, and the recipe is no place for one\. ") as refused:
+    with pytest.raises(
+        ValueError, match=rf"^{name} contains a key, which does not belong in the recipe\. "
+    ) as refused:
         reject_secrets(content, "the recipe")
     assert place in str(refused.value)
     for value in (WANDB, HUB, SWANLAB):
@@ -55,10 +57,12 @@ def test_what_only_sounds_like_a_key_is_let_through() -> None:
 def test_a_recipe_and_its_overrides_may_hold_no_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"model: embedded\ntask: gsm8k\nswanlab_key: {SWANLAB}\n")
-    with pytest.raises(ValueError, match=r"swanlab_key holds a key, and a recipe .*mine\.yaml") as refused:
+    with pytest.raises(
+        ValueError, match=r"swanlab_key contains a key, which does not belong in a recipe .*mine\.yaml"
+    ) as refused:
         load_recipe(str(path))
     assert SWANLAB not in str(refused.value)
-    with pytest.raises(ValueError, match=r"train\.hub_token holds a key") as refused:
+    with pytest.raises(ValueError, match=r"train\.hub_token contains a key") as refused:
         load_recipe("quickstart", {"train.hub_token": HUB})
     assert HUB not in str(refused.value)
     path.write_text(f"model: [embedded\nwandb_api_key: {WANDB}\n")
@@ -89,7 +93,7 @@ def test_a_script_with_a_literal_key_gets_its_line_and_name_and_the_remedy(line:
     (said,) = warn_of_secrets_in(f"import os\n\n{line}\nx = 1\n", "train.py")
     assert said.startswith("train.py, line 3: ")
     assert place in said
-    assert f"line 3: {what} holds a key" in said
+    assert f"line 3: {what} contains a key" in said
     for value in (WANDB, HUB, SWANLAB):
         assert value not in said
 
@@ -127,7 +131,7 @@ def test_the_command_line_repeats_no_key_that_was_given_in_the_wrong_place(
 
 def test_a_call_over_several_lines_is_read_as_one() -> None:
     (said,) = warn_of_secrets_in(f'wandb.login(\n    relogin=True,\n    key="{SWANLAB}",\n)\n', "train.py")
-    assert said.startswith("train.py, line 1: login holds a key") and SWANLAB not in said
+    assert said.startswith("train.py, line 1: login contains a key") and SWANLAB not in said
 
 
 def test_options_that_name_each_other_in_circles_are_searched_once() -> None:
@@ -137,7 +141,7 @@ def test_options_that_name_each_other_in_circles_are_searched_once() -> None:
     ))  # fmt: skip
     content["itself"] = content
     reject_secrets(content, "the recipe")
-    with pytest.raises(ConfigError, match=r"^api_key holds a key"):
+    with pytest.raises(ConfigError, match=r"^api_key contains a key"):
         reject_secrets({**content, "innocent": ["x"], "api_key": content["a"]}, "the recipe")
 
 

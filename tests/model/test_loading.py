@@ -99,7 +99,7 @@ def test_a_model_without_a_tokenizer_is_told_apart_from_one_without_a_folder(tin
     folder = saved(tiny, tmp_path / "model")
     with pytest.raises(ModelError, match="no tokenizer was found beside the model"):
         tokenizer_of(load_model(folder))
-    with pytest.raises(ModelError, match="does not say where it came from; pass its tokenizer"):
+    with pytest.raises(ModelError, match="has no name or path, so its tokenizer cannot be found"):
         tokenizer_of(tiny.model())
 
 

@@ -55,7 +55,7 @@ def test_the_recipe_that_a_run_leaves_is_the_recipe_that_it_had(tmp_path: Path) 
         ("task: gsm8k\n", {}, r"has no 'model'"),
         ("model: embedded\n", {}, r"has no 'task'"),
         ("model: embedded\ntask: {style: tiny}\n", {}, r"task: it has no name"),
-        ("- a\n- b\n", {}, r"must hold keys and values .* got list"),
+        ("- a\n- b\n", {}, r"must contain keys and values .* got list"),
         ("model: [unclosed\n", {}, r"not valid YAML"),
         (MINIMAL + "train: fast\n", {}, r"train must be keys and values, got 'fast'"),
         ("model: 5\ntask: gsm8k\n", {}, r"model must be text, got 5"),
@@ -104,7 +104,7 @@ def test_a_recipe_that_is_not_there_names_the_nearest() -> None:
         ({"lerning_rate": 1}, r"no option 'lerning_rate'; did you mean 'learning_rate'"),
         ({"learning_rate": "fast"}, r"train.learning_rate must be a number, got 'fast'"),
         ({"disable_dropout": "maybe"}, r"train.disable_dropout must be true or false, got 'maybe'"),
-        ({"report_to": "trackoi"}, r"report_to='trackoi' names no tracker; did you mean 'trackio'"),
+        ({"report_to": "trackoi"}, r"report_to='trackoi' is not a tracker; did you mean 'trackio'"),
         ({"num_generations": 1}, r"num_generations=1 .* at least 2"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_mistake_in_a_tasks_options_is_one_sentence(options: dict[str, object]
     ("options", "said"),
     [
         ({"dtyp": "float32"}, r"model_options has no option 'dtyp'; did you mean 'dtype'"),
-        ({"dtype": "float99"}, r"model_options.dtype='float99' is none of torch's"),
+        ({"dtype": "float99"}, r"model_options.dtype='float99' is not a dtype of torch"),
     ],
 )
 def test_a_mistake_in_the_models_options_is_one_sentence(

@@ -59,7 +59,7 @@ def test_one_name_is_one_reward_and_not_its_letters() -> None:
 
 
 def test_what_cannot_be_called_is_no_reward() -> None:
-    with pytest.raises(ValueError, match="is tuple and no function"):
+    with pytest.raises(ValueError, match="is of type tuple"):
         rewards.get_reward("dunwu.rewards.formats:THINK_ANSWER")
 
 

@@ -122,13 +122,13 @@ def test_nothing_is_said_where_every_prompt_fits(tiny):
 def test_a_prompt_beyond_the_models_context_is_refused_with_row_and_remedy(tiny):
     rows = [{"prompt": "a"}, {"prompt": "abcdef"}]
     with pytest.raises(ValueError, match=r"row 1 has 6 tokens.*leaves 4.*max_prompt_length.*max_completion_length"):
-        build_prompts(rows, tiny.tokenizer(), PromptSettings(room=4))
+        build_prompts(rows, tiny.tokenizer(), PromptSettings(context_left=4))
 
 
 def test_the_models_context_is_the_limit_where_the_asked_one_is_larger(tiny):
     """Otherwise positions beyond the context are trained on, which most models answer with noise."""
     rows = [{"prompt": "a"}, {"prompt": "abcdef"}]
-    found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=100, room=4))
+    found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=100, context_left=4))
     assert [p.text for p in found] == ["a"]
     assert report.dropped == 1
 

@@ -142,7 +142,7 @@ def test_a_missing_column_names_the_columns_that_exist_nearest_first(tmp_path: P
         ("a.jsonl", '{"prompt": "x"}\n[1]\n', "line 2 .*must be an object"),
         ("a.jsonl", "", "has no rows"),
         ("a.json", "{", "is not JSON"),
-        ("a.json", '{"prompt": "x"}', "must hold a list"),
+        ("a.json", '{"prompt": "x"}', "must contain a list"),
         ("a.csv", "prompt,answer\na,b,c\n", "line 2 .*2 cells"),
         ("a.csv", "prompt,answer\n", "has no rows"),
         ("a.txt", "x", "ends with '.txt'"),

@@ -65,8 +65,16 @@ def test_a_line_with_too_few_cells_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "\\ud83d!"}\n', r"line 2 of .* holds \\ud83d, half of a character"),
-        ("a.json", b'[{"prompt": "a"}, {"prompt": "\\ude00"}]', r"row 1 of .* holds \\ude00, half of a character"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "\\ud83d!"}\n',
+            r"line 2 of .* contains \\ud83d, half of a surrogate pair",
+        ),
+        (
+            "a.json",
+            b'[{"prompt": "a"}, {"prompt": "\\ude00"}]',
+            r"row 1 of .* contains \\ude00, half of a surrogate pair",
+        ),
         ("a.parquet", b"PAR1 not really", "could not be read as Parquet"),
     ],
 )

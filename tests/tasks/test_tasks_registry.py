@@ -142,9 +142,9 @@ def test_a_task_from_outside_is_a_class_a_factory_or_an_object(
     [
         ("Capitals", {"limit": 1, "contintent": "Asia"}, "no option 'contintent'; did you mean 'continent'"),
         ("Capitals", {}, "needs the option limit"),
-        ("ready", {"limit": 2}, "is made already and takes no options, got limit"),
-        ("broken", {}, "gives str, which is no task: it has no name, rewards, max_reward"),
-        ("number", {}, "gives int, which is no task"),
+        ("ready", {"limit": 2}, "is an object already and takes no options, got limit"),
+        ("broken", {}, "gives str, which is not a task: it has no name, rewards, max_reward"),
+        ("number", {}, "gives int, which is not a task"),
         ("Capitols", {}, "did you mean 'Capitals'"),
     ],
 )

@@ -209,8 +209,8 @@ def test_what_is_offline_is_said_once_with_the_command_that_uploads(recorded: tu
     for name, command in (("wandb", "wandb sync wandb/offline-run-*"), ("swanlab", "swanlab sync swanlog/run-*")):
         said = [line for line in printed.splitlines() if line.startswith(f"{name}: its server 127.0.0.1:")]
         assert len(said) == 1
-        assert said[0].endswith(f"does not answer; this run is kept offline. Upload it later with: {command}")
-    assert printed.count("mlflow: no MLFLOW_TRACKING_URI is set; this run is kept here") == 1
+        assert said[0].endswith(f"does not answer; this run is recorded offline. Upload it later with: {command}")
+    assert printed.count("mlflow: no MLFLOW_TRACKING_URI is set; this run is recorded on this machine") == 1
 
 
 def test_no_key_is_printed_or_in_any_file_of_the_run(recorded: tuple[Path, str]) -> None:
@@ -277,7 +277,7 @@ def test_a_script_that_starts_its_own_runs_without_a_key_is_kept_offline_and_goe
         """,
     )
     assert list(tmp_path.glob("wandb/offline-run-*")) and list(tmp_path.glob("swanlog/run-*"))
-    assert printed.count("this run is kept offline") == 2  # each once, however often it is asked
+    assert printed.count("this run is recorded offline") == 2  # each once, however often it is asked
 
 
 def test_what_the_user_has_set_is_left_alone(tmp_path: Path) -> None:
@@ -295,5 +295,5 @@ def test_what_the_user_has_set_is_left_alone(tmp_path: Path) -> None:
         WANDB_MODE="disabled",
         SWANLAB_MODE="disabled",
     )
-    assert "kept offline" not in printed
+    assert "recorded offline" not in printed
     assert not list(tmp_path.glob("wandb/*run-*")) and not list(tmp_path.glob("swanlog/run-*"))

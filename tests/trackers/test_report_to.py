@@ -94,7 +94,7 @@ def test_all_means_those_that_are_installed() -> None:
 
 
 def test_a_name_that_no_tracker_has_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"report_to='wanbd' names no tracker; did you mean 'wandb'\?"):
+    with pytest.raises(ValueError, match=r"report_to='wanbd' is not a tracker; did you mean 'wandb'\?"):
         resolve_report_to(["tensorboard", "wanbd"])
 
 
@@ -267,7 +267,7 @@ def test_mlflow_without_a_server_or_with_a_silent_one_is_kept_here(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent)
     resolve_report_to("mlflow")
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
-    assert f"mlflow: the server {silent} does not answer; this run is kept here" in caplog.text
+    assert f"mlflow: the server {silent} does not answer; this run is recorded on this machine" in caplog.text
 
 
 def test_mlflow_without_database_packages_writes_plain_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -281,6 +281,6 @@ def test_options_with_a_token_are_refused_because_every_checkpoint_would_hold_it
     token = "hf_" + "a1B2" * 8
     refusals: list[dict[str, Any]] = [{"hub_token": token}, {"model_init_kwargs": {"token": token}}]
     for options in refusals:
-        with pytest.raises(ValueError, match=r"token holds a key, .*training_args.bin.*HF_TOKEN") as refused:
+        with pytest.raises(ValueError, match=r"token contains a key, .*training_args.bin.*HF_TOKEN") as refused:
             GRPOConfig(output_dir="out", report_to=[], **options)
         assert token not in str(refused.value)

@@ -66,7 +66,7 @@ def test_a_run_says_what_it_is_before_its_first_step(make_trainer, caplog):
     said = caplog.text
     assert "2 prompts × 4 completions = 8 a step; 3 steps an epoch of 6 prompts, 1 in this run" in said
     assert "parameters train, in float32 on cpu" in said
-    assert "the loss says nothing of progress" in said
+    assert "the loss does not show progress" in said
     assert "the first prompt, as the model sees it:\nsay one" in said
     assert "ids (7): " in said
 
@@ -676,7 +676,9 @@ def test_a_full_disk_is_noticed_before_anything_is_written(make_trainer, tmp_pat
     usage = namedtuple("usage", "total used free")
     trainer = make_trainer(max_steps=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
-    with pytest.raises(ValueError, match=r"no room for .*saved: it needs about .* MB.*save_total_limit"):
+    with pytest.raises(
+        ValueError, match=r"not enough disk space for .*saved: it needs about .* MB.*save_total_limit"
+    ):
         trainer.save_model(str(tmp_path / "saved"))
     assert not (tmp_path / "saved").exists()
 

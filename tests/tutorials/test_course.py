@@ -33,7 +33,7 @@ def test_the_course_runs_unmodified_says_what_it_replaced_and_resumes(workplace:
     assert "4 prompts × 16 completions = 64 a step; 3 steps an epoch of 12 prompts, 3 in this run" in said
     assert "attn_implementation='flash_attention_2' is not installed: using sdpa" in said
     assert "there is no 'cuda': using cpu" in said
-    assert "bf16 was asked for" in said
+    assert "bf16=True needs a GPU" in said
     assert "warmup_ratio=0.1 is now warmup_steps=0.1" in said
     assert "vllm_device" in said and "vllm_gpu_memory_utilization" in said
     assert "beta=0.04" in said and "loss_type='grpo'" in said, "what TRL 0.14 did where the course says nothing"

@@ -1,4 +1,4 @@
-"""Several processes, one run: what ranks tell each other, and how they end.
+"""Several processes, one run: how ranks exchange values, and how they shut down.
 
 Launching and wrapping are torchrun's and accelerate's.
 """
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class ParallelContext:
             return items
         from accelerate.utils import gather_object
 
-        everyone: list[Any] = gather_object(items)
+        everyone: list[Item] = gather_object(items)
         return everyone
 
     def gather_list(self, items: list[Item]) -> list[Item]:

@@ -16,7 +16,7 @@ _logged_once: set[str] = set()
 
 
 class DunwuLogger(logging.LoggerAdapter):  # type: ignore[type-arg]
-    """A logger that is silent on all processes but the main one, and can say a sentence once."""
+    """A logger that is silent on all processes but the main one, and can log a message once."""
 
     def isEnabledFor(self, level: int) -> bool:
         """Errors on every process, everything else on the main one."""

@@ -9,7 +9,7 @@ __all__ = ["free_memory"]
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken on a device now; on a GPU, what torch holds and does not use counts as free."""
+    """Bytes that can be allocated on a device now; on a GPU, what torch has reserved and not used included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

@@ -34,11 +34,11 @@ def import_object(name: str, *, what: str) -> Any:
     """
     place, colon, attribute = name.rpartition(":")
     if not (colon and place and attribute):
-        raise ConfigError(f"{what} is named package.module:object or path/to/file.py:object, got {name!r}")
+        raise ConfigError(f"{what} is given as package.module:object or path/to/file.py:object, got {name!r}")
     module = _from_file(Path(place), what) if place.endswith(".py") else _from_package(place, what)
     if not hasattr(module, attribute):
-        public = [word for word in vars(module) if not word.startswith("_")]
-        raise ConfigError(f"{place!r} has no {attribute!r} to be {what}{did_you_mean(attribute, public)}")
+        public = [found for found in vars(module) if not found.startswith("_")]
+        raise ConfigError(f"{place!r} has no {attribute!r} for {what}{did_you_mean(attribute, public)}")
     return getattr(module, attribute)
 
 

@@ -19,7 +19,7 @@ _NAME = re.compile(
     r"|(^|_)(hub|hf|huggingface|modelscope|api|auth|access|sdk|login|bearer)_?token$"
     r"|^(use_)?(auth_)?token$"
 )
-"""Names of options and variables that hold keys; `pad_token`, `answer_key` and their like do not."""
+"""Names of options and variables that contain keys; `pad_token`, `answer_key` and their like do not."""
 _VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|wandb_v\d+_\w{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,})")
 _HEX = re.compile(r"(?:[A-Za-z][\w.]*-)?[0-9a-f]{40}")
 """wandb's older keys; a commit looks the same, so revisions are let through by their names."""
@@ -48,23 +48,23 @@ def reject_secrets(content: Mapping[str, object], where: str) -> None:
 
     Args:
         content: options; values may be mappings and lists themselves.
-        where: what would hold the key, for the sentence: `the recipe my.yaml`.
+        where: what would contain the key, for the message: `the recipe my.yaml`.
 
     Raises:
-        ConfigError: names the option and says where the key belongs; the value is not in it.
+        ConfigError: names the option and where the key belongs, and never its value.
     """
     for path, value in _leaves(content, (), set()):
         name = path[-1]
         if isinstance(value, str) and value and (_is_key_name(name) or _looks_like_key(name, value)):
             raise ConfigError(
-                f"{'.'.join(path)} holds a key, and {where} is no place for one. {_remedy(name, value)}"
+                f"{'.'.join(path)} contains a key, which does not belong in {where}. {_remedy(name, value)}"
             )
 
 
 def redact(text: str) -> str:
     """The text with *** for everything that is, or looks like, a key, and addresses without user and password."""
-    held = [value for name, value in os.environ.items() if _is_key_name(name) and len(value) >= _LONG_ENOUGH // 2]
-    for value in sorted(held, key=len, reverse=True):
+    secrets = [value for name, value in os.environ.items() if _is_key_name(name) and len(value) >= _LONG_ENOUGH // 2]
+    for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, "***")
     return re.sub(rf"\b{_HEX.pattern}\b", "***", _VALUE.sub("***", without_credentials(text)))
 
@@ -83,7 +83,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def warn_of_secrets_in(source_code: str, filename: str) -> list[str]:
-    """A sentence for each line of a script, or of a notebook's cells, that holds a key in plain text.
+    """A sentence for each line of a script, or of a notebook's cells, that contains a key in plain text.
 
     Shell lines of notebooks (`!wandb login …`, `%env WANDB_API_KEY=…`) are read too. The key is in no sentence.
     """
@@ -99,8 +99,8 @@ def warn_of_secrets_in(source_code: str, filename: str) -> list[str]:
         if by_looks and (_VALUE.search(text) or not re.search(r"revision|commit|sha|hash|version", text.lower())):
             found.setdefault(number, "this line")
     return [
-        f"{filename}, line {line}: {what} holds a key in plain text, and whoever gets the file gets the key. "
-        f"{_remedy(lines[line - 1], '')} Then take it out."
+        f"{filename}, line {line}: {what} contains a key in plain text, and whoever gets the file gets the key. "
+        f"{_remedy(lines[line - 1], '')} Then remove it here."
         for line, what in sorted(found.items())
     ]
 
@@ -122,7 +122,7 @@ def _looks_like_key(name: str, value: str) -> bool:
 
 
 def _remedy(name: str, value: str) -> str:
-    """Where a key belongs, by the name of its option and, where that says nothing, by its looks."""
+    """Where a key belongs, by the name of its option or, where the name does not tell, by its looks."""
     known = f"{name} {value if value.startswith(('hf_', 'wandb_')) else ''}".lower()
     if "swanlab" in known:
         return "Set SWANLAB_API_KEY in the environment, or run `swanlab login` once."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _TASKS = {"gsm8k": "gsm8k", "countdown": "countdown_3b", "tldr": "tldr"}
-"""Words in a dataset's name, and the recipe that such data is for."""
+"""Parts of a dataset's name, and the recipe that such data is for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Download, check, and say what to do with it."""
+    """Download, check, and print what to do with it."""
     from dunwu.hub import fetch
 
     report = fetch(args.name, args.to, kind=args.kind, source=args.source, revision=args.revision)
@@ -52,7 +52,7 @@ def _told(report: FetchReport) -> str:
     ]
     if report.skipped:
         named = ", ".join(report.skipped[:3]) + (" …" if len(report.skipped) > 3 else "")
-        lines.append(f"left out, because model.safetensors holds the same weights: {named}")
+        lines.append(f"left out, because model.safetensors has the same weights: {named}")
     lines.append(f"next: {_next(report)}")
     return "\n".join(lines)
 
@@ -60,7 +60,7 @@ def _told(report: FetchReport) -> str:
 def _next(report: FetchReport) -> str:
     if report.kind == "model":
         return f"dunwu train gsm8k --model {report.folder}   (or: dunwu chat {report.folder})"
-    recipe = next((recipe for word, recipe in _TASKS.items() if word in report.name.lower()), None)
+    recipe = next((recipe for part, recipe in _TASKS.items() if part in report.name.lower()), None)
     if recipe is None:
         return f"task: {{name: own, source: {report.folder}}} in a recipe"
     return f"dunwu train {recipe} --task.source {report.folder}"

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     result = Experiment(recipe, log_every=10).run()
     print(f"\n{_table(result)}\n\n{_puzzles(result)}\n")
     print(f"{len(result.steps)} steps in {result.seconds / 60:.1f} minutes of training, all on this machine.")
-    print(f"The curves are in {result.folder / 'curves.png'}, every word the model said in rollouts.jsonl beside it.")
+    print(f"The curves are in {result.folder / 'curves.png'}, all completions in rollouts.jsonl beside it.")
     print(f"Ask it yourself: dunwu chat {result.folder}   (a puzzle reads: 3 14 17 = 51)")
     return 0
 
@@ -65,9 +65,9 @@ def _puzzles(result: ExperimentResult) -> str:
     if result.before is None or result.after is None:
         return ""
     pairs = list(zip(result.before.greedy, result.after.greedy, strict=True))
-    telling = sorted(pairs, key=lambda pair: pair[0].grade.strict - pair[1].grade.strict)
+    ordered = sorted(pairs, key=lambda pair: pair[0].grade.strict - pair[1].grade.strict)
     blocks = []
-    for old, new in telling[:_PUZZLES]:
+    for old, new in ordered[:_PUZZLES]:
         row = new.prompt.row
         blocks.append(
             f"{row['nums']} → {row['target']}\n"

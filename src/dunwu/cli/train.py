@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Train, evaluate where the recipe asks for it, and say where everything is."""
+    """Train, evaluate where the recipe asks for it, and print where everything is."""
     recipe = load_recipe(args.recipe, {**overrides, **({"resume": "true"} if args.resume else {})})
     from dunwu.recipes.experiment import Experiment
 

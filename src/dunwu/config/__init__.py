@@ -1,4 +1,4 @@
-"""What a run is told: `GRPOConfig`, its presets and its checks."""
+"""The options of a run: `GRPOConfig`, its presets and its checks."""
 
 from dunwu.config.options import GRPOConfig
 from dunwu.config.presets import PRESETS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin, get_type_hints
 
 from dunwu._utils.logging import get_logger
 from dunwu._utils.objects import is_object_name
@@ -45,12 +45,12 @@ def check_choices(config: GRPOConfig, kind: type[GRPOConfig]) -> None:
     if config.loss_type not in PRESETS and not is_object_name(config.loss_type):
         hint = did_you_mean(config.loss_type, PRESETS)
         raise ConfigError(
-            f"loss_type={config.loss_type!r} is unknown{hint}; a loss of yours is named package.module:function"
+            f"loss_type={config.loss_type!r} is unknown{hint}; your own loss is given as package.module:function"
         )
     if config.engine not in ("auto", "fast", "transformers") and not is_object_name(config.engine):
         hint = did_you_mean(config.engine, ["auto", "fast", "transformers"])
         raise ConfigError(
-            f"engine={config.engine!r} is unknown{hint}; an engine of yours is named package.module:object"
+            f"engine={config.engine!r} is unknown{hint}; your own engine is given as package.module:object"
         )
 
 
@@ -60,11 +60,13 @@ def check_ranges(config: GRPOConfig) -> None:
         if not fine:
             raise ConfigError(f"{name}={getattr(config, name)!r} does not work: it must be {rule}.")
     if config.auto_find_batch_size:
-        raise ConfigError("auto_find_batch_size would break groups apart; lower tokens_per_micro_batch instead.")
+        raise ConfigError(
+            "auto_find_batch_size would split groups; leave it out and lower tokens_per_micro_batch instead."
+        )
     if config.neftune_noise_alpha:
         raise ConfigError(
-            "neftune_noise_alpha adds noise to the policy and not to its sampler, so they would be two "
-            "distributions; leave it out"
+            "neftune_noise_alpha adds noise in training and not in sampling, so the policy trained would not be the "
+            "one sampled; leave it out"
         )
     if config.label_smoothing_factor:
         get_logger().warning("label_smoothing_factor does nothing here: there are no labels to smooth")
@@ -158,7 +160,7 @@ def _loss_rules(config: GRPOConfig) -> dict[str, tuple[bool, str]]:
     }
 
 
-def _allowed(kind: Any) -> list[str]:
+def _allowed(kind: object) -> list[str]:
     """The values of an option typed `Literal[...]`, also where it may be None; none for any other option."""
     found = [one for part in (kind, *get_args(kind)) if get_origin(part) is Literal for one in get_args(part)]
     return [str(value) for value in found]

@@ -1,4 +1,4 @@
-"""What a run is told: `GRPOConfig`, transformers' `TrainingArguments` with GRPO's own options, presets and checks.
+"""The options of a run: `GRPOConfig`, transformers' `TrainingArguments` with GRPO's own options, presets and checks.
 
 Names and meanings are TRL 1.16's where they mean the same. An option given explicitly wins over its preset.
 """
@@ -6,7 +6,7 @@ Names and meanings are TRL 1.16's where they mean the same. An option given expl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 import torch
 from transformers import TrainingArguments
@@ -30,7 +30,18 @@ _OWN_LOSS: Final = {"scale_rewards": "group", "importance_sampling_level": "toke
 """The other choices where `loss_type` names a function of yours."""
 
 
-def _option(default: Any, help: str) -> Any:
+T = TypeVar("T")
+
+OptionsDict: TypeAlias = dict[str, Any] | str | None
+"""Options of something else: a dict, or its JSON on the command line."""
+
+
+def as_dict(given: OptionsDict) -> dict[str, Any]:
+    """Such options once `GRPOConfig` has read their JSON; none given: empty."""
+    return given if isinstance(given, dict) else {}
+
+
+def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
@@ -54,14 +65,12 @@ class GRPOConfig(TrainingArguments):
     bf16: bool | None = _option(  # type: ignore[assignment]
         None, "bf16 autocast over fp32 weights; None: where a GPU supports it."
     )
-    remove_unused_columns: bool = _option(False, "Kept False: every column goes to the rewards.")
+    remove_unused_columns: bool = _option(False, "Always False: every column goes to the rewards.")
     # transformers writes this into the saved model's config: False would make everyone's later generation slow.
-    use_cache: bool = _option(True, "What the saved model's config says; training itself never uses a cache.")
+    use_cache: bool = _option(True, "The value in the saved model's config; training itself never uses a cache.")
 
     # Model
-    model_init_kwargs: dict[str, Any] | str | None = _option(
-        None, "Arguments of from_pretrained for a model by name."
-    )
+    model_init_kwargs: OptionsDict = _option(None, "Arguments of from_pretrained for a model by name.")
     disable_dropout: bool = _option(True, "Train without dropout, so that the policy is the sampler.")
 
     # How much is sampled a step
@@ -82,21 +91,21 @@ class GRPOConfig(TrainingArguments):
         "drop", "What to do with a longer prompt: drop it, or cut its beginning."
     )
     max_completion_length: int = _option(256, "Longest completion in tokens, end token included.")
-    chat_template_kwargs: dict[str, Any] | str | None = _option(None, "Extra arguments of the chat template.")
+    chat_template_kwargs: OptionsDict = _option(None, "Extra arguments of the chat template.")
     shuffle_dataset: bool = _option(True, "A new permutation of the prompts each epoch.")
     temperature: float = _option(1.0, "Sampling temperature; the policy's log-probabilities use it too.")
     top_k: int = _option(0, "Sample from the k most likely tokens; 0: all.")
-    top_p: float = _option(1.0, "Sample from the most likely tokens that hold this probability; 1: all.")
+    top_p: float = _option(1.0, "Sample from the smallest set of tokens with this total probability; 1: all.")
     min_p: float | None = _option(None, "Drop tokens below this share of the most likely one's probability.")
     repetition_penalty: float = _option(1.0, "Above 1: tokens already present become less likely.")
     stop_strings: list[str] | None = _option(None, "Strings that end a completion.")
-    generation_kwargs: dict[str, Any] | str | None = _option(
+    generation_kwargs: OptionsDict = _option(
         None, "Sampling options by transformers' names, over those above; one that no engine has is refused."
     )
     engine: str = _option(
         "auto", "What makes completions: auto, fast (four families), transformers (any model), package.module:object."
     )
-    engine_options: dict[str, Any] | str | None = _option(None, "The engine's own options.")
+    engine_options: OptionsDict = _option(None, "The engine's own options.")
     kv_cache_gib: float | None = _option(None, "Most GiB for keys and values; None: a share of what is free.")
     max_turns: int = _option(8, "With an environment: turns of the model in one conversation at most.")
 
@@ -111,7 +120,7 @@ class GRPOConfig(TrainingArguments):
     loss_type: str = _option(
         "dapo", "Preset: grpo, bnpo, dr_grpo, dapo, gspo, cispo, reinforce; or a loss package.module:function."
     )
-    loss_options: dict[str, Any] | str | None = _option(None, "The policy loss's own options, over those below.")
+    loss_options: OptionsDict = _option(None, "The policy loss's own options, over those below.")
     loss_aggregation: Literal["seq_mean", "token_mean", "seq_sum_norm"] | None = _option(
         None, "How token losses become one number; None: the preset's."
     )
@@ -140,7 +149,7 @@ class GRPOConfig(TrainingArguments):
     ref_model_mixup_alpha: float = _option(0.6, "Share of the policy in a moved reference.")
     ref_model_sync_steps: int = _option(512, "Optimizer steps between moves of the reference.")
 
-    # What is said
+    # Logging
     log_completions: bool = _option(False, "Print a few completions with their rewards at every log.")
     num_completions_to_print: int = _option(2, "How many.")
 
@@ -154,7 +163,7 @@ class GRPOConfig(TrainingArguments):
             self.metric_for_best_model, self.greater_is_better = "reward", True
         super().__post_init__()  # type: ignore[no-untyped-call]
         given = {name: getattr(self, name, None) for name in ("hub_token", "model_init_kwargs")}
-        reject_secrets(given, "the options (training_args.bin, saved with every checkpoint, would hold it)")
+        reject_secrets(given, "the options (every checkpoint saves them, as training_args.bin)")
         self.report_to = resolve_report_to(self.report_to, missing=self._missing_tracker)
         self._apply_generation_kwargs()
         if isinstance(self.scale_rewards, bool):
@@ -193,12 +202,12 @@ class GRPOConfig(TrainingArguments):
             options = {"epsilon_low": self.epsilon, "epsilon_high": high, "delta": self.delta}
         elif policy_loss == "cispo" and self.epsilon_high is not None:
             options = {"cap": self.epsilon_high}
-        return options | cast("dict[str, Any]", self.loss_options or {})
+        return options | as_dict(self.loss_options)
 
     def other_reading(self) -> tuple[str, str, int | None] | None:
         """How the batch was read, how else it could have been, and the prompts a step it would then have been.
 
-        None where `prompts_per_step` was given, so that nothing was read; prompts None where they hold no whole
+        None where `prompts_per_step` was given, so that nothing was read; prompts None where they make no whole
         group.
         """
         total = self._batch_read
@@ -218,16 +227,17 @@ class GRPOConfig(TrainingArguments):
             self.bf16 = bf16_gpu and not self.fp16
         elif self.bf16 and not bf16_gpu:
             get_logger().warning(
-                "bf16 was asked for, and no GPU here computes in it: no autocast, the weights' own dtype instead."
+                "bf16=True needs a GPU that computes in it, and there is none: training in the weights' own dtype, "
+                "without autocast."
             )
             self.bf16 = False
         if self.fp16 and not gpu:
             get_logger().warning(
-                "fp16 was asked for, and there is no GPU: no autocast, the weights' own dtype instead."
+                "fp16=True needs a GPU, and there is none: training in the weights' own dtype, without autocast."
             )
             self.fp16 = False
         if self.tf32 and not gpu:
-            get_logger().warning("tf32 was asked for, and there is no GPU: it changes nothing here.")
+            get_logger().warning("tf32=True needs a GPU, and there is none: it changes nothing here.")
             self.tf32 = None
         if not gpu:
             self.dataloader_pin_memory = False
@@ -246,16 +256,16 @@ class GRPOConfig(TrainingArguments):
                 setattr(self, old, None)
 
     def _apply_generation_kwargs(self) -> None:
-        """Each option goes to the field of its name; `generate` has dozens that no engine here has, and says so."""
+        """Each option goes to the field of its name; `generate` has dozens that no engine here supports."""
         names = {**{name: name for name in _SAMPLING}, "max_new_tokens": "max_completion_length"}
-        given = cast("dict[str, Any]", self.generation_kwargs or {})
+        given = as_dict(self.generation_kwargs)
         for name, value in given.items():
             if name == "do_sample" and value:
                 continue
             if name not in names:
                 raise ConfigError(
-                    f"generation_kwargs has {name}={value!r}, which the engines do not do"
-                    f"{did_you_mean(name, [*names])}; remove it. They do: {', '.join(names)}"
+                    f"generation_kwargs has {name}={value!r}, which the engines do not support"
+                    f"{did_you_mean(name, [*names])}; remove it. Supported: {', '.join(names)}"
                 )
             if name == "stop_strings" and isinstance(value, str):
                 value = [value]
@@ -266,8 +276,8 @@ class GRPOConfig(TrainingArguments):
         """Turn batch size × accumulation × ranks into `prompts_per_step`.
 
         The unit changed from prompts (TRL 0.14) to completions (0.16 on). `auto`: a batch of 1 a device can only have
-        meant prompts; otherwise completions where the total holds whole groups. Micro-batches are cut by tokens, so
-        the accumulation count is folded in here and the loop of transformers sees one batch a step.
+        meant prompts; otherwise completions where the total is a whole number of groups. Micro-batches are cut by
+        tokens, so the accumulation count is folded in here and the loop of transformers sees one batch a step.
         """
         total = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         whole_groups = total % self.num_generations == 0
@@ -278,7 +288,7 @@ class GRPOConfig(TrainingArguments):
         if self.prompts_per_step is None:
             if self.batch_unit == "completions" and not whole_groups:
                 raise ConfigError(
-                    f"{total} completions a step do not hold whole groups of {self.num_generations}; "
+                    f"{total} completions a step are not a whole number of groups of {self.num_generations}; "
                     "set prompts_per_step, or batch_unit='prompts'."
                 )
             self.prompts_per_step = total // self.num_generations if self.batch_unit == "completions" else total

@@ -4,7 +4,7 @@ Advantages, importance ratios, policy losses, KL estimators, weights, denominato
 knows a model, a tokenizer, a device or a process group.
 
 An algorithm is a product of choices (`AlgorithmConfig`), not a list of names; the names are in `config.PRESETS`.
-One law holds everywhere: a step's loss is  sum(weight of a token × loss of a token) / denominator  with one
+One law: a step's loss is  sum(weight of a token × loss of a token) / denominator  with one
 denominator for all micro-batches and all ranks, so that how a step is cut never changes its gradient.
 
 Shapes: B rows, C completion positions, P prompts, G completions a prompt, V vocabulary.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class AlgorithmConfig:
     """Level of the importance ratio."""
     policy_loss: str = "clip"
     """How ratio and advantage meet: a name in `policy_losses.POLICY_LOSSES`, or `package.module:function`."""
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    loss_options: Mapping[str, object] = field(default_factory=dict)
     """The policy loss's own options, over its defaults."""
     loss_aggregation: LossAggregation = "token_mean"
     """How token losses become one number."""
@@ -123,7 +123,7 @@ def token_logps(logits_BCV: Tensor, ids_BC: Tensor, temperature: float = 1.0) ->
     The policy applies the sampler's temperature: they must be one distribution, or the ratio is wrong from the start.
     """
     if temperature <= 0:
-        raise ValueError(f"temperature must be above 0 for log-probabilities, got {temperature}; use 1.0")
+        raise ConfigError(f"temperature must be above 0 for log-probabilities, got {temperature}; use 1.0")
     logits_BCV = _at_least_float32(logits_BCV) / temperature
     picked_BC = logits_BCV.gather(-1, ids_BC.unsqueeze(-1)).squeeze(-1)
     return picked_BC - logits_BCV.logsumexp(dim=-1)
@@ -149,7 +149,7 @@ def advantages(
         ValueError: with fewer than two completions a prompt: one has nothing to be compared with.
     """
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
-        raise ValueError(
+        raise ConfigError(
             f"a group needs at least 2 completions to compare, got rewards of shape {tuple(rewards_PG.shape)}; "
             "raise num_generations"
         )
@@ -262,16 +262,20 @@ def loss_weights(mask_BC: Tensor, loss_aggregation: LossAggregation) -> Tensor:
     return mask_BC / mask_BC.sum(-1, keepdim=True).clamp(min=1.0)
 
 
-def loss_denominator(lengths: list[int], loss_aggregation: LossAggregation, max_length: int) -> float:
+def loss_denominator(lengths: list[int], loss_aggregation: LossAggregation, max_completion_length: int) -> float:
     """The one number a whole step's weighted loss is divided by.
 
     `lengths` are the counted tokens of every completion of the step on all ranks; a masked completion (0 tokens) is
     left out, as if it had not been sampled. `seq_mean`: number of completions. `token_mean`: number of tokens.
-    `seq_sum_norm`: completions × max_length (Dr. GRPO, arXiv 2503.20783). Never below 1: a step in which all is
-    masked has loss 0.
+    `seq_sum_norm`: completions × max_completion_length (Dr. GRPO, arXiv 2503.20783). Never below 1: a step in which
+    all is masked has loss 0.
     """
     counted = [length for length in lengths if length > 0]
-    totals = {"seq_mean": len(counted), "token_mean": sum(counted), "seq_sum_norm": len(counted) * max_length}
+    totals = {
+        "seq_mean": len(counted),
+        "token_mean": sum(counted),
+        "seq_sum_norm": len(counted) * max_completion_length,
+    }
     return float(max(totals[loss_aggregation], 1))
 
 

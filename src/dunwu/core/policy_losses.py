@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
-    """What a policy loss may look at; (B, C) unless the name says otherwise.
+    """What a policy loss may look at; (B, C) unless the suffix differs.
 
     Example: `LossInputs(ratio_BC=torch.tensor([[1.0, 1.49]]), policy_logps_BC=torch.tensor([[-0.4, -0.8]]),
     old_logps_BC=torch.tensor([[-0.4, -1.2]]), sampler_logps_BC=None, advantages_B1=torch.tensor([[0.7]]),
@@ -87,7 +87,7 @@ def clip_loss(
 
 
 def cispo_loss(x: LossInputs, /, *, cap: float = 5.0) -> LossOutputs:
-    """−min(ρ, cap)·A·log π with ρ held constant, so that no token's gradient is ever cut off.
+    """−min(ρ, cap)·A·log π with ρ constant, so that no token's gradient is ever cut off.
 
     MiniMax-M1, arXiv 2506.13585, eq. 4. ScaleRL (arXiv 2510.13786) found caps of 4 to 8 to work alike.
     """
@@ -118,23 +118,23 @@ def find_policy_loss(name: str) -> Callable[..., LossOutputs]:
         return POLICY_LOSSES[name]
     if not is_object_name(name):
         raise ConfigError(
-            f"no policy loss is called {name!r}{did_you_mean(name, POLICY_LOSSES)}. Your own is named "
+            f"there is no policy loss {name!r}{did_you_mean(name, POLICY_LOSSES)}. Your own is given as "
             "package.module:function"
         )
     found = import_object(name, what="a policy loss")
     if not callable(found):
-        raise ConfigError(f"{name} is no function, so it cannot be a policy loss; got {type(found).__name__}")
+        raise ConfigError(f"a policy loss must be a function; {name} is a {type(found).__name__}")
     loss: Callable[..., LossOutputs] = found
     return loss
 
 
-def loss_option_names(loss: Callable[..., Any]) -> list[str]:
+def loss_option_names(loss: Callable[..., object]) -> list[str]:
     """Names of a policy loss's own options: its keyword-only parameters."""
     return [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 @functools.lru_cache(maxsize=64)
-def _bound(name: str, options: tuple[tuple[str, Any], ...]) -> Callable[[LossInputs], LossOutputs]:
+def _bound(name: str, options: tuple[tuple[str, object], ...]) -> Callable[[LossInputs], LossOutputs]:
     loss, given = find_policy_loss(name), dict(options)
     known = loss_option_names(loss)
     for option in given:
@@ -144,7 +144,7 @@ def _bound(name: str, options: tuple[tuple[str, Any], ...]) -> Callable[[LossInp
     return functools.partial(loss, **given)
 
 
-def bind_policy_loss(name: str, options: Mapping[str, Any]) -> Callable[[LossInputs], LossOutputs]:
+def bind_policy_loss(name: str, options: Mapping[str, object]) -> Callable[[LossInputs], LossOutputs]:
     """A policy loss with its options.
 
     Example: `bind_policy_loss("cispo", {"cap": 4.0})`

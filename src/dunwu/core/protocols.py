@@ -53,7 +53,7 @@ class Engine(Protocol):
         ...
 
     def session(self) -> AbstractContextManager[object]:
-        """A context in which the engine may hold memory for generation; outside of it, it holds none."""
+        """A context in which the engine may use memory for generation; outside of it, it uses none."""
         ...
 
 
@@ -130,7 +130,7 @@ class Observer:
     """
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Once, before the first step; `run.resumed_from` tells which steps an earlier start has finished."""
+        """Once, before the first step; `run.resumed_from` is the number of steps finished by an earlier start."""
 
     def on_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Once a sampling, before the first update with these rollouts; `step` is the number of that update."""

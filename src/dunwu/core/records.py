@@ -2,7 +2,7 @@
 
     row -task-> Prompt -engine-> Completion -rewards-> Rollout -> Group -> MicroBatch -policy-> loss -> StepResult
 
-Shape suffixes of tensors, one legend for the whole house (a letter means one thing):
+Shape suffixes of tensors, one legend for the whole library (a letter means one thing):
 
     B  rows of a micro-batch: one a completion      C  positions of the longest completion
     P  prompts                                      G  completions a prompt
@@ -265,7 +265,7 @@ class PendingRollouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """What a run is, as observers hear it at its start.
+    """What a run is, as observers get it at its start.
 
     Example: `RunInfo(folder="runs/quickstart", total_steps=330, resumed_from=0, num_prompts=4096,
     prompts_per_step=16, num_generations=8)`
@@ -289,7 +289,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What happened in one optimizer step, as observers hear it.
+    """What happened in one optimizer step, as observers get it.
 
     Example: `StepResult(index=12, groups=(g1, g2), metrics={"reward": 0.41, "loss": -0.003})`
     """
@@ -310,7 +310,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
-    """What a task says of one answer, apart from any reward.
+    """A task's judgement of one answer, apart from any reward.
 
     Example, the right number in the wrong format: `Grade(strict=False, lenient=True, formatted=False)`
     """

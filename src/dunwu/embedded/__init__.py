@@ -35,6 +35,6 @@ def embedded_model_path() -> str:
 
 @lru_cache(maxsize=1)
 def quickstart_task() -> Countdown:
-    """Countdown as the model knows it: the task of the recipe `quickstart`, which holds its options."""
+    """Countdown as the model knows it: the task of the recipe `quickstart`, which has its options."""
     recipe = yaml.safe_load((resources.files("dunwu") / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
     return Countdown(**{name: value for name, value in recipe["task"].items() if name != "name"})

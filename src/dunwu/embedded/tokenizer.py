@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 )
 """As short as can be: `<|user|>3 14 17 = 51<|end|><|assistant|>`."""
 
-WORDS = (*(str(n) for n in range(100)), *"+-*/=()", ", ", " yes\n", " no\n")
+PIECES = (*(str(n) for n in range(100)), *"+-*/=()", ", ", " yes\n", " no\n")
 """What a prompt or a trial is made of."""
 
 
@@ -37,13 +37,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     bytes_only = trainers.BpeTrainer(
-        vocab_size=256 + 2 + len(ROLES),  # no room for a merge
+        vocab_size=256 + 2 + len(ROLES),  # no merges
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[PAD, END, *ROLES],
     )
     core.train_from_iterator([], bytes_only)
-    core.add_tokens([AddedToken(word, normalized=False) for word in (*WORDS, *TAGS)])
+    core.add_tokens([AddedToken(piece, normalized=False) for piece in (*PIECES, *TAGS)])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         eos_token=END,

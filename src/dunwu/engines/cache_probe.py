@@ -22,7 +22,7 @@ spread: in float32, and in anything coarser. A cache that is not read gives a sh
 
 
 def forward_cached(model: nn.Module, ids_BT: Tensor, attention_BT: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits of the next token, (B, V); `ids_BT` are the last tokens of the rows that `attention_BT` describes."""
+    """Logits of the next token, (B, V); `ids_BT` are the last tokens of the sequences of `attention_BT`."""
     positions_BT = (attention_BT.cumsum(dim=1) - 1).clamp(min=0)
     logits: Tensor = model(
         input_ids=ids_BT,
@@ -37,9 +37,9 @@ def forward_cached(model: nn.Module, ids_BT: Tensor, attention_BT: Tensor, cache
 
 @torch.no_grad()
 def check_cache(model: nn.Module, device: torch.device) -> None:
-    """Decode two short rows with a cache and compare with plain forward passes of the same rows.
+    """Decode two short sequences with a cache and compare with plain forward passes of the same ones.
 
-    Costs four forward passes of at most five tokens a row and leaves random states as they are; the caller has
+    Costs four forward passes of at most five tokens a sequence and leaves random states as they are; the caller has
     switched dropout off. A model whose weights are not here (meta device, DeepSpeed ZeRO-3) is not tried.
 
     Raises:
@@ -52,7 +52,7 @@ def check_cache(model: nn.Module, device: torch.device) -> None:
     if reason is not None:
         raise EngineError(
             f"the engine 'transformers' cannot decode a {type(unwrap_model(model)).__name__}: it needs a cache of "
-            f"keys and values that rows can join and leave ({reason}); train a model with plain attention, or "
+            f"keys and values that sequences can join and leave ({reason}); train a model with plain attention, or "
             "name an engine that runs this one: engine=package.module:object"
         )
 
@@ -63,7 +63,7 @@ def _difference(model: nn.Module, device: torch.device) -> str | None:
     ids = [(11 + 7 * i) % vocabulary for i in range(8)]
     first, second = [*ids[:4], ids[6]], [*ids[4:6], ids[7]]
     try:
-        plain = torch.stack([_plain_logits(model, row, device) for row in (first, second)])
+        plain = torch.stack([_plain_logits(model, ids, device) for ids in (first, second)])
         cached = _cached_logits(model, first, second, device)
     except torch.OutOfMemoryError:
         raise
@@ -76,14 +76,14 @@ def _difference(model: nn.Module, device: torch.device) -> str | None:
     return f"with the cache, logits differ from those without it by {float((gap / spread).max()):.0%} of their spread"
 
 
-def _plain_logits(model: nn.Module, row: list[int], device: torch.device) -> Tensor:
+def _plain_logits(model: nn.Module, ids: list[int], device: torch.device) -> Tensor:
     """Logits after the last token but one and after the last, (2, V)."""
-    logits: Tensor = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits
+    logits: Tensor = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits
     return logits[0, -2:].float()
 
 
 def _cached_logits(model: nn.Module, first: list[int], second: list[int], device: torch.device) -> Tensor:
-    """The same for two rows as the engine gets them: padded, repeated, and one of the four copies dropped."""
+    """The same for two sequences as the engine gets them: padded, repeated, and one of the four copies dropped."""
     from transformers import DynamicCache
 
     padding = len(first) - len(second)
@@ -102,5 +102,5 @@ def _cached_logits(model: nn.Module, first: list[int], second: list[int], device
 
 def _is_exact(model: nn.Module, device: torch.device) -> bool:
     """Whether all arithmetic is in float32 at least."""
-    kept = {parameter.dtype for parameter in model.parameters()}
-    return kept <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(device.type)
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    return dtypes <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(device.type)

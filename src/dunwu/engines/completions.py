@@ -18,20 +18,20 @@ __all__ = ["SampledTokens", "end_token_ids", "make_completions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledTokens:
-    """What a call sampled, on the device, `n` rows a prompt.
+    """What a call sampled, on the device, `n` completions a prompt.
 
     Example: `SampledTokens(tokens_RC=torch.tensor([[7, 1], [9, 9]]), logps_RC=torch.zeros(2, 2),
     length_R=torch.tensor([2, 2]), stopped={1})`
     """
 
     tokens_RC: Tensor
-    """Token ids; only the first `length_R` of each row count."""
+    """Token ids; only the first `length_R` of each completion count."""
     logps_RC: Tensor
     """Their log-probabilities under the distribution that was sampled."""
     length_R: Tensor
     """Tokens of each completion."""
     stopped: Collection[int]
-    """Rows that a stop string ended."""
+    """Completions that a stop string ended."""
 
 
 def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -44,20 +44,20 @@ def end_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[
 def make_completions(
     sampled: SampledTokens, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int], n: int
 ) -> list[list[Completion]]:
-    """Records of all rows, `n` a prompt.
+    """Records of all completions, `n` a prompt.
 
     Ids that the tokenizer does not know (a model's vocabulary is often padded) decode to nothing.
     """
-    # Row by row: padding, which may be most of a large call, never becomes Python numbers.
+    # One completion at a time: padding, which may be most of a large call, never becomes Python numbers.
     lengths, tokens, floats = sampled.length_R.tolist(), sampled.tokens_RC.cpu(), sampled.logps_RC.cpu()
-    ids: list[list[int]] = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
-    logps: list[list[float]] = [row[:length].tolist() for row, length in zip(floats, lengths, strict=True)]
+    ids: list[list[int]] = [line[:length].tolist() for line, length in zip(tokens, lengths, strict=True)]
+    logps: list[list[float]] = [line[:length].tolist() for line, length in zip(floats, lengths, strict=True)]
     known = len(tokenizer)
-    texts = tokenizer.batch_decode([[i for i in row if i < known] for row in ids], skip_special_tokens=True)
+    texts = tokenizer.batch_decode([[i for i in sequence if i < known] for sequence in ids], skip_special_tokens=True)
     found = []
-    for row, text in enumerate(texts):
-        reason: FinishReason = "stop" if ids[row][-1] in end_ids or row in sampled.stopped else "length"
+    for index, text in enumerate(texts):
+        reason: FinishReason = "stop" if ids[index][-1] in end_ids or index in sampled.stopped else "length"
         found.append(
-            Completion(ids=tuple(ids[row]), sampler_logps=tuple(logps[row]), finish_reason=reason, text=text)
+            Completion(ids=tuple(ids[index]), sampler_logps=tuple(logps[index]), finish_reason=reason, text=text)
         )
     return [found[start : start + n] for start in range(0, len(found), n)]

@@ -101,6 +101,6 @@ def check_adapter(policy: nn.Module) -> None:
     kind = virtual_token_adapter(policy)
     if kind is not None:
         raise EngineError(
-            f"an adapter of the kind {kind} puts virtual tokens before every input, and no engine here decodes it "
-            "rightly: it would sample from another model than is trained; use LoRA, or train all weights"
+            f"an adapter of the kind {kind} puts virtual tokens before every input, and no built-in engine decodes "
+            "it correctly: it would sample from another model than the one trained; use LoRA, or train all weights"
         )

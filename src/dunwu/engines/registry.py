@@ -64,7 +64,7 @@ def make_engine(
     name = _automatic(model) if kind == "auto" else kind
     if name not in ENGINES:
         known = did_you_mean(name, ["auto", *ENGINES])
-        raise ConfigError(f"engine={name!r} is unknown{known}; your own engine is named package.module:object")
+        raise ConfigError(f"engine={name!r} is unknown{known}; your own engine is given as package.module:object")
     factory = ENGINES[name]
     _check_options(name, factory, options, hidden=_RESERVED)
     own = {"autocast": autocast, "kv_cache_bytes": kv_cache_bytes}
@@ -114,7 +114,7 @@ def _check_options(
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     by_name = [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    known = [word for word in by_name if word not in hidden]
+    known = [option for option in by_name if option not in hidden]
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known) if known else "; it has none"

@@ -1,8 +1,8 @@
 """From logits to tokens: the seed of every completion, the warpers, and one random number a token.
 
-A row's tokens depend on its own seed only, not on the rows beside it.
+A completion's tokens depend on its own seed only, not on those beside it in the batch.
 
-Shapes: B rows, C token limit, V vocabulary.
+Shapes: B completions of a batch, C token limit, V vocabulary.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def sequence_seed(seed: int, step: int, row: int, sample: int, turn: int = 0) ->
 
 
 def uniform_draws(seeds: Sequence[int], length: int, device: torch.device) -> Tensor:
-    """One number in [0, 1) a token, (B, length), float64; row i comes from seeds[i] alone."""
+    """One number in [0, 1) a token, (B, length), float64; completion i from seeds[i] alone."""
     generator = torch.Generator()
     rows = [torch.rand(length, dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
@@ -60,7 +60,7 @@ def process_logits(logits_BV: Tensor, sampling: SamplingParams, seen_BV: Tensor 
     """Logits of the distribution that is sampled, (B, V), float32; tokens that are cut away get −inf.
 
     Order: repetition penalty, temperature, top-k, top-p, min-p, as transformers applies them. `seen_BV` says which
-    tokens are present in each row; needed for the repetition penalty only.
+    tokens are present in each sequence; needed for the repetition penalty only.
     """
     logits_BV = logits_BV.float()
     if sampling.repetition_penalty != 1.0 and seen_BV is not None:
@@ -79,10 +79,11 @@ def process_logits(logits_BV: Tensor, sampling: SamplingParams, seen_BV: Tensor 
 
 
 def sample(logits_BV: Tensor, uniform_B: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
-    """Token and its log-probability for each row: (B,), (B,).
+    """A token and its log-probability for each completion: (B,), (B,).
 
     The inverse of the cumulative distribution at one uniform number: some 10 times faster than torch.multinomial on a
-    small vocabulary. The sum runs in float64, so that a row's token does not depend on the rounding of its batch.
+    small vocabulary. The sum runs in float64, so that a completion's token does not depend on the rounding of its
+    batch.
     """
     logps_BV = logits_BV.log_softmax(dim=-1)
     if greedy:

@@ -1,7 +1,7 @@
 """Strings that end a completion.
 
-A table of the tokens that could complete a stop string lets a decoding step look up one bit a row; the exact check,
-on text, is made for the few rows whose bit is set. A completion ends with the token that completed the string.
+A table of the tokens that could complete a stop string lets a decoding step look up one bit a completion; the exact
+check, on text, is made for the few whose bit is set. A completion ends with the token that completed the string.
 """
 
 from __future__ import annotations

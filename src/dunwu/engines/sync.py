@@ -16,7 +16,7 @@ __all__ = ["ready"]
 
 @dataclass(frozen=True, slots=True)
 class _Synced:
-    """What an engine was last synced with; neither is kept alive by it."""
+    """What an engine was last synced with; which keeps neither of them alive."""
 
     engine: weakref.ref[Engine]
     policy: weakref.ref[nn.Module]
@@ -34,12 +34,12 @@ def ready(
     """The engine with the policy's present weights, inside a session.
 
     `engine.sync_weights` is called where the policy or its version is another than at this engine's last sync. The
-    version says whether the weights have moved: after loading a checkpoint into the same policy, use `force`.
+    version tells whether the weights have changed: after loading a checkpoint into the same policy, use `force`.
 
     Args:
         engine: any `core.protocols.Engine`.
         policy: whose weights to sample from; None: those the engine has.
-        version: number of optimizer steps the policy has taken; None: unknown (the engine is told −1), always sync.
+        version: number of optimizer steps the policy has taken; None: unknown (the engine gets −1), always sync.
         force: sync whatever the version is.
 
     Example: `ready(engine, policy, version=7)` is a context; the engine is asked inside of it.

@@ -1,10 +1,10 @@
-"""The engine for any model of transformers whose cache holds keys and values: its forward, its cache, our loop.
+"""The engine for any model of transformers whose cache consists of keys and values: its forward, its cache, our loop.
 
-Against `model.generate`: each prompt is computed once however many completions it gets, finished rows leave the
+Against `model.generate`: each prompt is computed once however many completions it gets, finished ones leave the
 batch, and every completion has a random stream of its own. The policy's own modules run, so no weights are copied.
 
-Shapes: P prompts, L longest prompt, R completions of a batch, C token limit, B rows still going, T positions so far,
-V vocabulary.
+Shapes: P prompts, L longest prompt, R completions of a batch, C token limit, B of them still being decoded, T
+positions so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -92,26 +92,26 @@ class TransformersEngine(InProcessEngine):
 
 
 class _BatchDecoder:
-    """One batch of prompts: what every row needs, and the tokens sampled so far."""
+    """One batch of prompts: what every completion needs, and the tokens sampled so far."""
 
     def __init__(
         self, engine: TransformersEngine, prompts: Sequence[Prompt], sampling: SamplingParams, seeds: Sequence[int]
     ) -> None:
         self.engine = engine
         self.sampling = sampling
-        device, limit, rows = engine.device, sampling.max_new_tokens, len(prompts) * sampling.n
+        device, max_new_tokens, completions = engine.device, sampling.max_new_tokens, len(prompts) * sampling.n
         self.ids_PL, self.attention_PL = _left_padded([p.ids for p in prompts], engine.tokenizer.pad_token_id, device)
-        self.uniform_RC = uniform_draws(seeds, limit, device)
-        self.tokens_RC = torch.zeros(rows, limit, dtype=torch.long, device=device)
-        self.logps_RC = torch.zeros(rows, limit, device=device)
-        self.length_R = torch.zeros(rows, dtype=torch.long, device=device)
-        self.ended_R = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.uniform_RC = uniform_draws(seeds, max_new_tokens, device)
+        self.tokens_RC = torch.zeros(completions, max_new_tokens, dtype=torch.long, device=device)
+        self.logps_RC = torch.zeros(completions, max_new_tokens, device=device)
+        self.length_R = torch.zeros(completions, dtype=torch.long, device=device)
+        self.ended_R = torch.zeros(completions, dtype=torch.bool, device=device)
         self.end_ids = torch.tensor(engine.end_ids, device=device)
         self.stopped: set[int] = set()
         self.stops = engine.stops(sampling)
 
     def run(self) -> SampledTokens:
-        """Decode until all rows have ended or reached the limit."""
+        """Decode until every completion has ended or reached the token limit."""
         logits_BV, cache = self._prefill()
         live_B = torch.arange(len(self.tokens_RC), device=logits_BV.device)
         attention_BT = self.attention_PL.repeat_interleave(self.sampling.n, dim=0)
@@ -149,13 +149,13 @@ class _BatchDecoder:
         self.length_R[live_B] += going_B
         self.ended_R[live_B] |= torch.isin(ids_B, self.end_ids)
         if self.stops is not None:
-            for row in live_B[self.stops.may_stop_V[ids_B] & going_B].tolist():
-                if self.stops.first_end(self.tokens_RC[row, : column + 1].tolist(), column) is not None:
-                    self.ended_R[row] = True
-                    self.stopped.add(row)
+            for completion in live_B[self.stops.may_stop_V[ids_B] & going_B].tolist():
+                if self.stops.first_end(self.tokens_RC[completion, : column + 1].tolist(), column) is not None:
+                    self.ended_R[completion] = True
+                    self.stopped.add(completion)
 
     def _seen(self, column: int, live_B: Tensor, logits_BV: Tensor) -> Tensor | None:
-        """Which tokens are present in each row, (B, V); needed for the repetition penalty only."""
+        """Which tokens are present in each sequence, (B, V); needed for the repetition penalty only."""
         if self.sampling.repetition_penalty == 1.0:
             return None
         # Padding is filled with the prompt's last token, which is present anyway: the pad token is not penalised.

@@ -1,6 +1,6 @@
 """The clients' caches on the disk: the folder of a cached repository, and the names of all cached ones.
 
-A cache holds the files that were asked for, which need not be all.
+A cache has the files that were asked for, which need not be all.
 """
 
 from __future__ import annotations

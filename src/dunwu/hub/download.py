@@ -90,8 +90,8 @@ def fetch(
         revision: a branch, tag or commit; None is the newest.
 
     Raises:
-        HubError: no such name, no access, no room, a hub that is down, a file that stays wrong, a folder with other
-            files of the same names.
+        HubError: no such name, no access, a full disk, a hub that is down, a file that stays wrong, a folder with
+            other files of the same names.
     """
     started = time.monotonic()
     folder = Path(to).expanduser()
@@ -162,7 +162,7 @@ def _hf_listing(name: str, kind: Kind | None, source: str, revision: str | None)
 
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    """Held while this process fetches into the folder."""
+    """Locks the folder while this process downloads into it."""
     from filelock import FileLock, Timeout
 
     (folder / _PARTS).mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def _check_own_files(listing: Listing, wanted: Sequence[File], missing: Sequence
     if there:
         named = ", ".join(there[:3]) + (" …" if len(there) > 3 else "")
         raise HubError(
-            f"{str(folder)!r} holds files of these names that are not of {listing.name!r}: {named}; give another "
+            f"{str(folder)!r} has files of these names that are not from {listing.name!r}: {named}; give another "
             "folder, or remove them"
         )
 
@@ -192,8 +192,8 @@ def _check_room(folder: Path, missing: Sequence[File]) -> None:
     free = shutil.disk_usage(folder).free
     if needed and needed + _RESERVE > free:
         raise HubError(
-            f"{needed / 1e9:.2f} GB are still to come and {str(folder)!r} has {free / 1e9:.2f} GB free; free some "
-            "room, or give another folder"
+            f"{needed / 1e9:.2f} GB are still to be downloaded and {str(folder)!r} has {free / 1e9:.2f} GB free; "
+            "free some space, or give another folder"
         )
 
 
@@ -202,7 +202,7 @@ def _download_and_check(listing: Listing, missing: Sequence[File], folder: Path)
     wrong = [file for file in missing if not file.is_whole(folder)]
     if wrong:
         named = ", ".join(file.path for file in wrong[:3])
-        get_logger().warning("%s came with other bytes than the hub lists: downloading once more", named)
+        get_logger().warning("%s differs from what the hub lists: downloading it once more", named)
         _download(listing, wrong, folder)
         wrong = [file for file in wrong if not file.is_whole(folder)]
     if wrong:
@@ -210,8 +210,8 @@ def _download_and_check(listing: Listing, missing: Sequence[File], folder: Path)
             (folder / file.path).unlink(missing_ok=True)
         named = ", ".join(file.path for file in wrong[:3])
         raise HubError(
-            f"{named} of {listing.name!r} came twice with other bytes than the hub lists, and was removed; the "
-            "connection or a mirror changes it: try another network, HF_ENDPOINT or --source"
+            f"{named} of {listing.name!r} differed twice from what the hub lists, and was removed; the "
+            "connection or a mirror alters it: try another network, HF_ENDPOINT or --source"
         )
 
 
@@ -273,7 +273,7 @@ def _download_one(listing: Listing, file: File, folder: Path, stop: threading.Ev
             url,
             growing,
             resume_size=_size(part),
-            headers={**build_hf_headers(), "Accept-Encoding": "identity"},  # a packed answer cannot be gone on with
+            headers={**build_hf_headers(), "Accept-Encoding": "identity"},  # a compressed response cannot be resumed
             expected_size=file.size,
             displayed_filename=file.path,
         )

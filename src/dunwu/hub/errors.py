@@ -60,7 +60,7 @@ def explain_error(error: BaseException, name: str) -> str | None:
 
 @contextmanager
 def explained_errors(name: str) -> Iterator[None]:
-    """Turn a hub's errors into `HubError`s that say what to do; others pass as they are."""
+    """Turn a hub's errors into `HubError`s with what to do; others pass as they are."""
     try:
         yield
     except Exception as error:
@@ -76,7 +76,7 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def is_not_found(error: BaseException) -> bool:
-    """Whether the hub says that it has no such repository."""
+    """Whether the hub answered that it has no such repository."""
     if isinstance(error, DunwuError):  # about something that the hub's answer led to
         return False
     return any(_missing(each, "") is not None for each in _chain(error)) and not any(
@@ -107,7 +107,7 @@ def _full(error: BaseException, name: str) -> str | None:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     return (
-        f"the disk is full, so {name!r} could not be written; free some room, or move the cache with "
+        f"the disk is full, so {name!r} could not be written; free some space, or move the cache with "
         "HF_HOME=DIR (MODELSCOPE_CACHE=DIR), and run the same command again: it goes on where it stopped"
     )
 

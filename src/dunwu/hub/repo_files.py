@@ -59,7 +59,7 @@ class File:
                 f"the hub lists a file {self.path!r}, which would lie outside the folder; nothing was downloaded"
             )
         if path.parts[0].lower() == ".git":
-            raise HubError(f"the hub lists a file {self.path!r}, which git would obey; nothing was downloaded")
+            raise HubError(f"the hub lists a file {self.path!r}, which git would act on; nothing was downloaded")
         if not isinstance(self.size, int) or self.size < 0:
             raise HubError(f"the hub lists {self.path!r} with {self.size!r} for its size; nothing was downloaded")
 
@@ -94,7 +94,7 @@ class Listing:
 
 
 def repo_info(name: str, kind: Kind, revision: str | None) -> ModelInfo | DatasetInfo | SpaceInfo | KernelInfo:
-    """What the Hugging Face hub says of a repository.
+    """What the Hugging Face hub lists for a repository.
 
     Raises:
         HubError: for a commit that cannot be one: clients make file names of it.
@@ -105,7 +105,8 @@ def repo_info(name: str, kind: Kind, revision: str | None) -> ModelInfo | Datase
     info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_SECONDS)
     if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
         raise HubError(
-            f"{hf_endpoint()} gives {info.sha!r} for the commit of {name!r}, which is none; do not trust this hub"
+            f"{hf_endpoint()} gives {info.sha!r} for the commit of {name!r}, which is not a hash; do not trust this "
+            "hub"
         )
     return info
 
@@ -194,7 +195,9 @@ def _only_kind(name: str, ask: Callable[[Kind], object]) -> Kind:
     if not found:
         raise errors[0]
     if len(found) == 2:
-        raise HubError(f"there is a model {name!r} and a dataset {name!r}; say which: --kind model or --kind dataset")
+        raise HubError(
+            f"there is a model {name!r} and a dataset {name!r}; choose one: --kind model or --kind dataset"
+        )
     return found[0]
 
 

@@ -76,7 +76,7 @@ def check_endpoint() -> None:
     endpoint = hf_endpoint()
     if not endpoint.startswith(("http://", "https://")):
         host = endpoint.rpartition("//")[2].rpartition("@")[2]
-        raise HubError(f"HF_ENDPOINT={endpoint!r} is no web address; write it in full: HF_ENDPOINT=https://{host}")
+        raise HubError(f"HF_ENDPOINT={endpoint!r} is not a URL; write it in full: HF_ENDPOINT=https://{host}")
 
 
 def modelscope_endpoint() -> str:

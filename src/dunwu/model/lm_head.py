@@ -13,7 +13,7 @@ Shapes: M tokens whose log-probability is asked for, H hidden size, V vocabulary
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,31 @@ def chunk_rows(vocabulary: int, device: torch.device) -> int:
     return max(1, _CHUNK_LOGITS.get(device.type, _CHUNK_LOGITS_ELSEWHERE) // vocabulary)
 
 
+class _LinearContext(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    temperature: float
+    dtype: torch.dtype
+    rows: int
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+
 class _LinearLogps(torch.autograd.Function):
     """∂ log p(target) / ∂ logits = (onehot(target) − p) / temperature; everything else is the chain rule."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_M: Tensor, temperature: float
+        ctx: _LinearContext,
+        hidden_MH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_M: Tensor,
+        temperature: float,
     ) -> tuple[Tensor, Tensor]:
         kind = hidden_MH.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_MH.dtype
@@ -86,14 +105,14 @@ class _LinearLogps(torch.autograd.Function):
         return _concatenate(logps, hidden_MH), entropy_M
 
     @staticmethod
-    def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _LinearContext, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_MH, weight_VH, bias_V, targets_M, stored = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_MH) if wants_hidden else None
         # Summed over chunks in float32 at least, whatever the dtype of the weight.
         exact = torch.promote_types(weight_VH.dtype, torch.float32)
         grad_weight = torch.zeros_like(weight_VH, dtype=exact) if wants_weight else None
-        grad_bias = torch.zeros_like(bias_V) if wants_bias else None
+        grad_bias = torch.zeros_like(bias_V) if bias_V is not None and wants_bias else None
         cast_VH = weight_VH.to(ctx.dtype)
         for start in range(0, len(hidden_MH), ctx.rows):
             part = slice(start, start + ctx.rows)
@@ -145,7 +164,7 @@ def _concatenate(parts: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _any_head(head: nn.Module, hidden_MH: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Any head (an adapter on it, a quantised one), in chunks whose logits autograd computes again."""
+    """A head of whatever kind (an adapter on it, a quantised one), in chunks whose logits autograd computes again."""
 
     def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(hidden)

@@ -113,7 +113,7 @@ def prepare_policy(
     problem = _make_generation_config_savable(policy)
     if problem is not None:
         raise ModelError(
-            f"this model could not be saved after training: {problem}. Mend its generation_config.json, or set "
+            f"this model could not be saved after training: {problem}. Fix its generation_config.json, or set "
             "model.generation_config = transformers.GenerationConfig()"
         )
     if not dropout:
@@ -155,11 +155,13 @@ def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase:
     """The tokenizer of a loaded model, from where the model came from.
 
     Raises:
-        ModelError: where the model does not say where it came from, or there is no tokenizer.
+        ModelError: where the model has no name or path, or there is no tokenizer.
     """
     where = getattr(unwrap_model(model).config, "_name_or_path", "")
     if not where:
-        raise ModelError("this model does not say where it came from; pass its tokenizer as processing_class")
+        raise ModelError(
+            "this model has no name or path, so its tokenizer cannot be found; pass it as processing_class"
+        )
     return load_tokenizer(where)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from dunwu.model.architectures import unwrap_model
 from dunwu.model.layout import AttentionMask, Layout, Pad
@@ -118,16 +119,24 @@ def _unpad(block: Tensor, pad: Pad) -> Tensor:
     return tokens
 
 
+class _PadContext(FunctionCtx):
+    """What the forward pass leaves for the backward pass."""
+
+    scatter_index: Tensor
+    heads: int
+    shape: torch.Size
+
+
 class _Padded(torch.autograd.Function):
     """(tokens, heads, D) → (rows·heads·width, D). A token has one place: the gradient is a selection, no sum."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, gather_index: Tensor, scatter_index: Tensor) -> Tensor:
+    def forward(ctx: _PadContext, tokens: Tensor, gather_index: Tensor, scatter_index: Tensor) -> Tensor:
         ctx.scatter_index, ctx.heads = scatter_index, tokens.shape[1]
         return tokens.reshape(-1, tokens.shape[2]).index_select(0, gather_index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _PadContext, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad.index_select(0, ctx.scatter_index).view(-1, ctx.heads, grad.shape[1]), None, None
 
 
@@ -135,12 +144,12 @@ class _Unpadded(torch.autograd.Function):
     """(rows, heads, width, D) → (tokens, heads, D)."""
 
     @staticmethod
-    def forward(ctx: Any, block: Tensor, gather_index: Tensor, scatter_index: Tensor) -> Tensor:
+    def forward(ctx: _PadContext, block: Tensor, gather_index: Tensor, scatter_index: Tensor) -> Tensor:
         ctx.scatter_index, ctx.shape = scatter_index, block.shape
         flat = block.reshape(-1, block.shape[3])
         return flat.index_select(0, scatter_index).view(-1, block.shape[1], block.shape[3])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _PadContext, grad: Tensor) -> tuple[Tensor, None, None]:
         flat = grad.new_zeros(ctx.shape).view(-1, grad.shape[2])
         return flat.index_copy_(0, ctx.scatter_index, grad.reshape(-1, grad.shape[2])).view(ctx.shape), None, None

@@ -55,7 +55,7 @@ class ReferenceModel:
     @torch.no_grad()
     def mix_in(self, policy: nn.Module, weight: float) -> None:
         """π_ref ← weight · π + (1 − weight) · π_ref (TR-DPO, arXiv 2404.09656, eq. 7)."""
-        assert self.updatable, "said when it was made"
+        assert self.updatable, "ReferenceModel(updatable=True) is needed to mix weights in"
         self._follow_devices()
         current = dict(policy.named_parameters())
         for name, mine in self._weights.items():
@@ -64,7 +64,7 @@ class ReferenceModel:
     def state(self) -> dict[str, Tensor] | None:
         """Weights that a checkpoint must keep; None where the run's start has them anyway: not updated, no adapter.
 
-        An adapter may be drawn at random, so its copy (a few MB) is always kept.
+        An adapter may be drawn at random, so its copy (a few MB) is always included.
         """
         return dict(self._weights) if self.updatable or is_adapted(self.policy) else None
 
@@ -74,7 +74,7 @@ class ReferenceModel:
         Raises:
             CheckpointError: where it is of another model or adapter.
         """
-        if not self._weights.keys() <= state.keys():  # checkpoints of before hold the whole state_dict
+        if not self._weights.keys() <= state.keys():  # older checkpoints contain the whole state_dict
             raise CheckpointError(
                 f"the checkpoint's reference has {len(state)} trained weights, and this model {len(self._weights)} "
                 "of other names; resume with the model and adapter that the run began with"

@@ -1,6 +1,6 @@
 """The weights of a policy by the names a plain transformers model gives them, with adapters added in.
 
-Nothing is changed in place: an engine that holds a copy of the weights reads them here after every update.
+Nothing is changed in place: an engine with a copy of the weights reads them here after every update.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def named_weights(
         policy: the model, alone or inside of DDP and PEFT.
         merged: add what the active adapters add (every kind that peft can merge: LoRA, DoRA, VeRA, OFT, …) and take
             the trained copies of `modules_to_save`; False: the weights under all adapters.
-        dtype: of the tensors; None: as they are kept.
+        dtype: of the tensors; None: as the policy has them.
 
     Returns:
-        (name, tensor) pairs without gradient. A tensor may share its memory with the policy: copy what is kept.
+        (name, tensor) pairs without gradient. A tensor may share its memory with the policy: copy what must not
+        change.
 
     Raises:
         EngineError: for weights that are sharded over processes (FSDP, DeepSpeed ZeRO-3) or quantised, and for an
@@ -171,14 +172,14 @@ def _check_whole(policy: nn.Module) -> None:
     inner = unwrap_model(policy)
     if getattr(inner, "is_quantized", False):
         raise EngineError(
-            "the weights of a quantised model have no plain form to hand out; use an engine that runs the policy's "
-            "own modules: 'fast' or 'transformers'"
+            "the weights of a quantised model cannot be exported as plain tensors; use an engine that runs the "
+            "policy's own modules: 'fast' or 'transformers'"
         )
     sharded = any(type(module).__name__ == "FullyShardedDataParallel" for module in policy.modules()) or any(
         hasattr(parameter, "ds_id") or hasattr(parameter, "full_tensor") for parameter in inner.parameters()
     )
     if sharded:
         raise EngineError(
-            "the policy's weights are sharded over processes (FSDP or DeepSpeed ZeRO-3), so no process can hand out "
-            "whole ones; train with DDP, or on one process"
+            "the policy's weights are sharded over processes (FSDP or DeepSpeed ZeRO-3), so no process has whole "
+            "ones to export; train with DDP, or on one process"
         )

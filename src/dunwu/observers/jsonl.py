@@ -60,8 +60,8 @@ class JsonlFile:
 
     @staticmethod
     def _open(path: Path, mode: Literal["r", "w", "a"]) -> IO[str]:
-        # Lines end at \n alone: completions may hold U+2028 and its kin. A kill can leave half a character, and data
-        # may hold half of a surrogate pair: neither may stop a run.
+        # Lines end at \n alone: completions may contain U+2028 and its kin. A kill can leave half a character, and
+        # data may contain half of a surrogate pair: neither may stop a run.
         return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 

@@ -1,6 +1,6 @@
 """Progress in a notebook: a bar and a table of the latest steps, drawn anew under the cell.
 
-It replaces transformers' own table, whose one column, the training loss, says nothing about GRPO: that loss starts
+It replaces transformers' own table, whose one column, the training loss, is uninformative in GRPO: that loss starts
 at 0 in every step by construction.
 """
 
@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import Protocol
 
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
@@ -32,6 +32,12 @@ _COLUMNS = {
 _AFTER = "reward_std"
 _REDRAW_SECONDS = 0.2
 _CELL = 'style="text-align:right;padding:2px 8px"'
+
+
+class _Handle(Protocol):
+    """IPython's handle of something displayed, which can be replaced."""
+
+    def update(self, page: object) -> None: ...
 
 
 def in_notebook_progress(callbacks: Iterable[object]) -> bool:
@@ -57,7 +63,7 @@ class NotebookProgress(Observer):
         self._evaluations: list[str] = []
         self._began = self._last = monotonic()
         self._drawn = 0.0
-        self._handle: Any = None
+        self._handle: _Handle | None = None
 
     def on_run_start(self, run: RunInfo) -> None:
         """An empty bar while the first step is under way."""

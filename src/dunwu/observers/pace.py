@@ -15,10 +15,10 @@ class StepPace:
     """The seconds and completion lengths of the steps so far, and an estimate of what is left.
 
     Completions usually grow while a model learns to reason, so the mean since the start is too low. The estimate is
-    the mean of the later half of the steps, times what their completion lengths say of the rest: a straight line is
-    fitted to them, followed for as many steps as it was fitted to, and level from there on, because growth ends at
-    the token limit at the latest. The trend is that of lengths and not of seconds, which also hold evaluations,
-    checkpoints and whatever else the machine does.
+    the mean of the later half of the steps, times what their completion lengths predict for the rest: a straight
+    line is fitted to them, followed for as many steps as it was fitted to, and level from there on, because growth
+    ends at the token limit at the latest. The trend is that of lengths and not of seconds, which also include
+    evaluations, checkpoints and whatever else the machine does.
     """
 
     def __init__(self) -> None:

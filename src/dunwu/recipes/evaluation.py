@@ -1,6 +1,6 @@
 """How good a model is on a task: greedy and sampled, strict and lenient, with error bars.
 
-`Task.grade` says what is right, whatever the rewards pay for.
+`Task.grade` decides what is right, whatever the rewards pay for.
 
     report = evaluate(engine, task, prompts, samples=4, max_new_tokens=160)
     print(report.table())
@@ -177,7 +177,7 @@ def evaluate(
     """
     began = time.monotonic()
     sampling = SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step tells of it.
+    # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step shows it.
     with ready(engine, policy, version=version, force=True):
         answers = _answers(engine, task, prompts, sampling, parallel or ParallelContext())
     return Evaluation(

@@ -1,6 +1,6 @@
 """One run, from a recipe to its summary: evaluate, train, save, evaluate again, draw.
 
-The run's folder then holds, besides model and tokenizer: `summary.json` (before, after, seconds of training),
+The run's folder then contains, besides model and tokenizer: `summary.json` (before, after, seconds of training),
 `metrics.jsonl` (a line a step), `rollouts.jsonl` (a line a completion), `curves.png` and `recipe.yaml`.
 """
 
@@ -167,7 +167,7 @@ class Experiment:
 
 
 def summary_metrics(evaluation: Evaluation, task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """What `summary.json` says of one evaluation; shares between 0 and 1.
+    """What `summary.json` records of one evaluation; shares between 0 and 1.
 
     `greedy` and `sampled` are strict accuracy; `format`, the share in the demanded format, and `thought_tokens`, the
     mean length of the thought, are those of the sampled completions; `seconds` is what the evaluation took. A task

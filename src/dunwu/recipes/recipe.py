@@ -1,4 +1,4 @@
-"""A recipe: a YAML file that says what to train on what; and how it becomes task, configuration and trainer.
+"""A recipe: a YAML file with the model, the task and the options of a run.
 
     model: Qwen/Qwen2.5-0.5B-Instruct      # a hub name, a folder, or `embedded`
     source: auto                           # optional: where names are looked up: hf, modelscope, local
@@ -66,7 +66,7 @@ class EvaluateSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a YAML file says, with every key checked.
+    """The contents of a YAML file, with every key checked.
 
     Example: `Recipe(model="embedded", task={"name": "countdown", "style": "tiny"}, train={"max_steps": 10})`
     """
@@ -123,7 +123,9 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, str] | None = None) -
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {redact(' '.join(str(error).split()))}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values (model:, task:, train: …), got {type(content).__name__}")
+        raise ConfigError(
+            f"{path} must contain keys and values (model:, task:, train: …), got {type(content).__name__}"
+        )
     for dotted, value in (overrides or {}).items():
         _put(content, dotted.split("."), parse_value(value))
     reject_secrets(content, f"a recipe or its overrides, which are saved with the run ({path.name})")

@@ -34,7 +34,7 @@ _GOLD_ROWS = 200
 
 
 def train_options(recipe: Recipe, **more: object) -> Options:
-    """What the recipe says to `GRPOConfig`: its `train` section, and its engine as `engine` and `engine_options`.
+    """The options for `GRPOConfig`: the recipe's `train` section, and its engine as `engine` and `engine_options`.
 
     Raises:
         ConfigError: for an engine that is named twice.
@@ -91,7 +91,7 @@ def make_task(recipe: Recipe, *, for_training: bool = True) -> Task:
     if not for_training:
         return task
     if not task.rewards:
-        raise ConfigError(f"task {task.name!r} brings no reward of its own here; list some under rewards:")
+        raise ConfigError(f"task {task.name!r} has no reward of its own here; list some under rewards:")
     if task.max_reward is not None:
         validate(task, list(task.rows("train")[:_GOLD_ROWS]))
     return task
@@ -220,7 +220,7 @@ def _load_model(recipe: Recipe) -> PreTrainedModel:
         if error.obj is not torch:
             raise
         raise ConfigError(
-            f"model_options.dtype={error.name!r} is none of torch's; write float32 or bfloat16"
+            f"model_options.dtype={error.name!r} is not a dtype of torch; write float32 or bfloat16"
         ) from error
 
 

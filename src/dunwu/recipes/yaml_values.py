@@ -60,7 +60,7 @@ def dump_yaml(content: object) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """A word of the command line as YAML has it: a number, a list, true; or the text itself.
+    """An argument of the command line as YAML reads it: a number, a list, true; or the text itself.
 
     Example: `parse_value("5e-6")` is `5e-06`, and `parse_value("[1, 2]")` is `[1, 2]`.
     """

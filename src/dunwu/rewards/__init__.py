@@ -1,6 +1,6 @@
 """Reward functions, and the runner that calls them safely.
 
-The tutorials' rewards, value for value (`tutorials`); repaired ones under names that say what they do (`numbers`,
+The tutorials' rewards, value for value (`tutorials`); repaired ones under names that describe them (`numbers`,
 `formats`, `countdown`, `text`); reward models (`RewardModel`); a process for those that may hang (`sandboxed`);
 `RewardRunner`, which names what goes wrong instead of scoring it 0; and `get_reward`, which finds one by name. Which
 rewards a task has is in `dunwu.tasks`.
@@ -10,7 +10,7 @@ but `prompt`, and returns one number or None a completion.
 
 Every public name of these modules can be imported from here; a module is loaded when one of its names is first used.
 """
-# ruff: noqa: F403, F405 (a type checker is told by stars what `__getattr__` finds)
+# ruff: noqa: F403, F405 (a type checker sees by stars what `__getattr__` finds)
 
 from __future__ import annotations
 

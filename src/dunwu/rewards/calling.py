@@ -77,7 +77,7 @@ class BoundReward:
 
 
 def call_with_timeout(reward: BoundReward, rows: Rows, limit: TimeLimit, row: int | None = None) -> object:
-    """What the function returns, or a `RewardFailure`; `row` is the one that `rows` holds alone, for messages."""
+    """What the function returns, or a `RewardFailure`; `row` is its index where `rows` has one row, for messages."""
 
     def work() -> object:
         returned = reward(rows)
@@ -94,7 +94,7 @@ def call_with_timeout(reward: BoundReward, rows: Rows, limit: TimeLimit, row: in
 def call_async_together(rewards: Sequence[BoundReward], rows: Rows, limit: TimeLimit) -> dict[str, object]:
     """What each async function returns, or a `RewardFailure`, by name; all of them run at the same time in one loop.
 
-    One that blocks the loop (sync work inside `async def`) holds up the others: those left are called one by one.
+    One that blocks the loop (sync work inside `async def`) delays the others: those left are called one by one.
     """
     results = dict[str, object]()
 

@@ -87,7 +87,7 @@ def _tokens(expression: str) -> list[int | str] | None:
 
 
 def _value(tokens: list[int | str]) -> Fraction | None:
-    """Two stacks, values and signs; `operand` says whether a number or an opening parenthesis must come next."""
+    """Two stacks, values and signs; `operand` is whether a number or an opening parenthesis must come next."""
     values, signs, operand = list[Fraction](), list[str](), True
     for token in tokens:
         if operand is not (isinstance(token, int) or token == "("):

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Gold = str | int | float
-"""A gold answer as datasets hold it."""
+"""A gold answer as datasets give it."""
 
 _LONGEST = 64
 """Characters a number may have: longer ones are no answer, and would cost time."""
@@ -72,13 +72,13 @@ def numbers_equal(a: Gold, b: Gold) -> bool:
 
 
 def strict_correct(text: str, gold: Gold) -> bool:
-    """Whether the last `<answer>…</answer>` of `text` holds the gold number and nothing else."""
+    """Whether the last `<answer>…</answer>` of `text` contains the gold number and nothing else."""
     answer = answer_in_tags(text)
     return answer is not None and numbers_equal(answer, gold)
 
 
 def lenient_correct(text: str, gold: Gold) -> bool:
-    """Whether the last number anywhere in `text` is the gold number, or `strict_correct` holds."""
+    """Whether the last number anywhere in `text` is the gold number, or `strict_correct` is true."""
     wanted = _gold(gold)
     return wanted is not None and (last_number(text) == wanted or strict_correct(text, gold))
 
@@ -102,7 +102,7 @@ def number_matches_anywhere(
 
 
 def answer_is_number(completions: Completions, **columns: object) -> list[float]:
-    """0.5 where the answer tags hold a number, else 0.0.
+    """0.5 where the answer tags contain a number, else 0.0.
 
     Repairs `int_reward_func` (T1): `isdigit` refuses "-3", "3.5" and "1,000" and lets "²" pass, and a text without
     tags could earn it.
@@ -113,7 +113,7 @@ def answer_is_number(completions: Completions, **columns: object) -> list[float]
 
 def _score(correct: Callable[[str, Gold], bool], text: str, gold: Gold | None) -> float | None:
     if gold is None or _gold(gold) is None:
-        return None  # a row without a readable gold answer says nothing about the model
+        return None  # a row without a readable gold answer tells nothing about the model
     return float(correct(text, gold))
 
 

@@ -76,12 +76,12 @@ def get_reward(name: str) -> RewardFunction:
         return sandboxed(BUILT_IN.get(inner, inner))
     if not is_object_name(name):
         raise ConfigError(
-            f"no built-in reward is called {name!r}{did_you_mean(name, BUILT_IN)}. "
-            f"Your own are written package.module:function or path/to/file.py:function"
+            f"there is no built-in reward {name!r}{did_you_mean(name, BUILT_IN)}. "
+            f"Your own is given as package.module:function or path/to/file.py:function"
         )
     found = import_object(name, what="a reward")
     if not callable(found):
-        raise ConfigError(f"{name!r} is {type(found).__name__} and no function; name a function or a class")
+        raise ConfigError(f"{name!r} is of type {type(found).__name__}; name a function or a class")
     function: RewardFunction = found() if isinstance(found, type) else found
     return function
 
@@ -153,7 +153,7 @@ def _function(
     if _is_model(reward):
         if isinstance(reward, str) and "/" not in reward and not Path(reward).exists():
             raise ConfigError(
-                f"there is no reward {reward!r}{did_you_mean(reward, BUILT_IN)}. Your own are written "
+                f"there is no reward {reward!r}{did_you_mean(reward, BUILT_IN)}. Your own is given as "
                 "package.module:function or path/to/file.py:function; a reward model is a folder, or owner/name"
             )
         return RewardModel(cast("PreTrainedModel | str", reward), tokenizer, device=device)

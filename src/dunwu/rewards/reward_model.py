@@ -38,7 +38,7 @@ class RewardModel:
         tokenizer: *its own* tokenizer (default: loaded from the model's name); text is tokenized anew, for the
             policy's ids mean nothing to it.
         batch_size: rows of one forward pass.
-        max_length: tokens kept, from the end, where the score is read; default: all.
+        max_length: tokens read at most, the last ones, where the score is; default: all.
         device: where to put the model; default: where it is. A model that is spread over devices stays where it is.
 
     Raises:

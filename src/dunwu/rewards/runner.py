@@ -74,7 +74,7 @@ class RewardRunner:
         weights: one a function; default: all 1.
         timeout: seconds one call may take; None for no limit. A call that cannot be interrupted ends the process
             after ten limits where `on_error` is "raise" (not in an interactive session); with "skip" it is only
-            reported once a limit.
+            reported once each time the limit passes.
         on_error: "raise" stops at the first failure with a `RewardError`; "skip" gives None to the rows concerned,
             counts them in `failure_counts`, returns them in `RewardScores.failures` and logs the first of each kind.
         max_failed_batches: with "skip", a function that fails on every row of so many batches in a row raises a

@@ -122,7 +122,7 @@ class _Worker:
                 self.process.kill()
         self.process.wait()
         self.reader.join(1.0)
-        if self.reader.is_alive():  # a process that has left the session holds the pipe; closing it would wait
+        if self.reader.is_alive():  # a process that has left the session has the pipe open; closing it would wait
             return
         for pipe in (self.process.stdin, self.process.stdout):
             try:
@@ -195,8 +195,8 @@ def _pickled_reply(returned: object, error: Exception | None) -> bytes:
         pickle.loads(reply)  # some exceptions pickle and cannot be unpickled
         return reply
     except Exception as unsent:
-        said = error if error is not None else unsent
-        return pickle.dumps((None, RuntimeError(f"{type(said).__name__}: {said}")))
+        failure = error if error is not None else unsent
+        return pickle.dumps((None, RuntimeError(f"{type(failure).__name__}: {failure}")))
 
 
 def _pickled(function: RewardFunction) -> bytes:

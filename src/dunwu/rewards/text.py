@@ -48,8 +48,8 @@ def thought_is_long(completions: Completions, *, characters: int = 1000, **colum
 def thought_lines_differ(completions: Completions, **columns: object) -> list[float]:
     """Share of the thought's lines that are not repetitions of an earlier line, 0 to 1; 0.0 without a thought.
 
-    A model that is rewarded for its answer alone learns to repeat itself: the thought grows, and half of it is said
-    twice. A thought that was cut off counts as far as it goes.
+    A model that is rewarded for its answer alone learns to repeat itself: the thought grows, and half of it is
+    written twice. A thought that was cut off counts as far as it goes.
     """
     thoughts = [thought(completion_text(c) + "</think>") or "" for c in completions]  # closes those that were cut off
     lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in thoughts]

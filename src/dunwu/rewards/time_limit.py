@@ -5,10 +5,10 @@ works in the main thread only. So the function runs where it is called, and a wa
 thread by a signal, which also ends a sleep, a read or a long regular expression; in other threads, and on Windows, by
 an asynchronous exception, which waits until the next line of Python.
 
-Code in C that neither returns nor looks for signals cannot be interrupted: the watchdog says so once a limit, and may
-end the process after `LIMITS_BEFORE_EXIT` of them. Where such code keeps the interpreter's lock as well, the watchdog
-itself cannot run, and the process hangs in silence. Functions that may do so belong in a process of their own:
-`dunwu.rewards.sandboxed`.
+Code in C that neither returns nor looks for signals cannot be interrupted: the watchdog logs that once each time the
+limit passes, and may end the process after `LIMITS_BEFORE_EXIT` of them. Where such code keeps the interpreter's
+lock as well, the watchdog itself cannot run, and the process hangs in silence. Functions that may do so belong in a
+process of their own: `dunwu.rewards.sandboxed`.
 """
 
 from __future__ import annotations

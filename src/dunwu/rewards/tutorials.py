@@ -115,7 +115,7 @@ def equation_reward_func(
 
 
 def thought_len_reward_func(completions: Completions, **columns: object) -> list[float]:
-    """T3: 1.0 where the first one-line `<think>…</think>` holds over 1,000 characters after strip, else 0.0."""
+    """T3: 1.0 where the first one-line `<think>…</think>` has over 1,000 characters after strip, else 0.0."""
     thoughts = [_on_one_line("<think>" + completion_text(c), "<think>", "</think>") for c in completions]
     return [1.0 if t is not None and len(t.strip()) > 1000 else 0.0 for t in thoughts]
 
@@ -158,7 +158,7 @@ def _is_soft_format(text: str) -> bool:
     for joint in _SOFT_JOINT.finditer(text, start) if text.startswith("<reasoning>") else ():
         if joint.start() > line_end:
             return False
-        if joint.end() > line_end:  # the white space held a line break: the answer is on a line of its own
+        if joint.end() > line_end:  # the white space contained a line break: the answer is on a line of its own
             return text.find("</answer>", joint.end(), _line_end(text, joint.end())) >= 0
         if joint.end() <= last_close:
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def _as_prompted(prompt: Prompt, completion: Completion) -> str | list[Message]:
     return [{"role": "assistant", "content": completion.text}]
 
 
-def _columns(owners: Sequence[Prompt]) -> dict[str, list[Any]]:
+def _columns(owners: Sequence[Prompt]) -> dict[str, list[object]]:
     names = {name: None for prompt in owners for name in prompt.row if name not in ("prompt", "completion")}
     return {name: [prompt.row.get(name) for prompt in owners] for name in names}
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from dunwu.rollout.collect import add_advantages, collect, kl_penalties, subtrac
 from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 from dunwu.rollout.observation import RunObservers
 from dunwu.rollout.token_budget import TokenBudget
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["RolloutCollector", "sampling_params", "warn_if_ranks_differ"]
 
@@ -51,7 +54,7 @@ class RolloutCollector:
     """Scores them."""
     reference: ReferenceModel | None
     """The reference model; None without a KL term."""
-    autocast: Callable[[], AbstractContextManager[Any]]
+    autocast: Callable[[], AbstractContextManager[object]]
     """The precision that the policy trains in: the reference must compute in the same."""
     budget: TokenBudget
     """Tokens a forward pass may compute."""
@@ -62,7 +65,7 @@ class RolloutCollector:
     policy_was_replaced: bool = True
     """Whether the weights changed other than by an optimizer step since the engine last took them."""
 
-    def collect_step(self, prompts: Sequence[Prompt], model: Any, step: int) -> PendingRollouts:
+    def collect_step(self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int) -> PendingRollouts:
         """Sample and cut the rollouts of the update after `step` optimizer steps, from the weights of `model`."""
         began = time.perf_counter()
         groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=step))
@@ -75,11 +78,10 @@ class RolloutCollector:
         groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
         lengths = trained_token_counts(groups, mask_truncated=self.args.mask_truncated_completions)
         lengths = self.parallel.all_gather_list(lengths)
-        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
         pending = PendingRollouts(
             groups=groups,
             batches=self._micro_batches(groups, references),
-            denominator=algorithm.loss_denominator(lengths, aggregation, limit),
+            denominator=self._loss_denominator(lengths),
             updates_left=self.args.num_iterations,
             metrics={
                 **rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups))),
@@ -90,7 +92,9 @@ class RolloutCollector:
         pending.observed = self.observers.rollouts(step + 1, groups)
         return pending
 
-    def collect_eval(self, prompts: Sequence[Prompt], model: Any, step: int) -> tuple[dict[str, float], list[Group]]:
+    def collect_eval(
+        self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int
+    ) -> tuple[dict[str, float], list[Group]]:
         """Metrics of an evaluation with the weights of `model`, over all ranks, and this rank's groups.
 
         `loss` is among them where there are at least two completions a prompt: the training loss that these rollouts
@@ -105,7 +109,7 @@ class RolloutCollector:
         return metrics, groups
 
     def _generate_and_score(
-        self, prompts: Sequence[Prompt], model: Any, step: int, sampling: SamplingParams
+        self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int, sampling: SamplingParams
     ) -> list[Group]:
         force, self.policy_was_replaced = self.policy_was_replaced, False
         with ready(self.engine, model, version=step, force=force):
@@ -135,7 +139,7 @@ class RolloutCollector:
             shared_prompts=self.budget.shared_prompts,
         )
 
-    def _with_kl_penalty(self, groups: list[Group], model: Any) -> tuple[list[Group], dict[int, Tensor]]:
+    def _with_kl_penalty(self, groups: list[Group], model: PreTrainedModel) -> tuple[list[Group], dict[int, Tensor]]:
         """The groups with the KL taken off their rewards, and the reference's log-probabilities by rollout."""
         batches = self._with_references(self._every_rollout(groups, self._tokens()))
         policy_logps = None
@@ -151,7 +155,7 @@ class RolloutCollector:
         return subtract_kl_penalty(groups, [self.algorithm.beta * penalty for penalty in penalties]), references
 
     @torch.no_grad()
-    def _policy_logps(self, batch: MicroBatch, model: Any) -> Tensor:
+    def _policy_logps(self, batch: MicroBatch, model: PreTrainedModel) -> Tensor:
         with self.autocast(), eval_mode(model):
             logps_BC, _ = forward_logps(model, batch.to(self.args.device))
         return logps_BC.to(batch.mask_BC.device)
@@ -180,16 +184,19 @@ class RolloutCollector:
         """The policy loss at a ratio of 1, where the sampler's log-probabilities are the policy's; over all ranks."""
         groups = add_advantages(groups, self.algorithm, others=self._groups_of_other_ranks(groups))
         lengths = self.parallel.all_gather_list(trained_token_counts(groups, mask_truncated=False))
-        aggregation, limit = self.algorithm.loss_aggregation, self.args.max_completion_length
-        denominator = algorithm.loss_denominator(lengths, aggregation, limit)
+        denominator = self._loss_denominator(lengths)
         total = 0.0
         for batch in self._every_rollout(groups, 2**62) if groups else []:
             sampler_BC, mask_BC = batch.sampler_logps_BC, batch.mask_BC
             loss_BC = algorithm.token_loss(
                 self.algorithm, sampler_BC, batch.advantages_B, mask_BC, sampler_logps_BC=sampler_BC
             ).loss_BC
-            total += float((loss_BC * algorithm.loss_weights(mask_BC, aggregation)).sum())
+            total += float((loss_BC * algorithm.loss_weights(mask_BC, self.algorithm.loss_aggregation)).sum())
         return sum(self.parallel.all_gather_list([total])) / denominator
+
+    def _loss_denominator(self, lengths: list[int]) -> float:
+        """Of a step over all ranks; `lengths` are the trained tokens of each completion."""
+        return algorithm.loss_denominator(lengths, self.algorithm.loss_aggregation, self.args.max_completion_length)
 
     def _groups_of_other_ranks(self, groups: list[Group]) -> list[Group]:
         """Groups of other ranks, where a batch-wide standard deviation needs their rewards."""

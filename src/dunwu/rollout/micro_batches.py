@@ -84,7 +84,7 @@ def plan_micro_batches(
 ) -> list[slice]:
     """Where a sequence of rows is cut so that no part computes more than `tokens`, unless it is a single row.
 
-    `owners` says which prompt each row answers; `sizes` are (prompt tokens, completion tokens).
+    `owners` gives the prompt that each row answers; `sizes` are (prompt tokens, completion tokens).
     """
     parts: list[slice] = []
     start = 0

@@ -31,7 +31,7 @@ class MultiTurnEngine:
     After each turn of the model that ended by itself, `environment.reply` is asked; its message and the template's
     own tokens follow, marked as not sampled, and the model goes on. A conversation ends when the environment returns
     None, when the model has had `max_turns` turns, or when `max_new_tokens`, which counts all tokens after the
-    prompt, leaves no room for another turn (`finish_reason` is then `length`).
+    prompt, leaves no tokens for another turn (`finish_reason` is then `length`).
 
     Args:
         engine: makes each turn.
@@ -76,7 +76,8 @@ class MultiTurnEngine:
         """`sampling.n` conversations for each prompt, in order.
 
         Raises:
-            ValueError: for prompts that are not chat messages, or a template that turns cannot be appended to.
+            ConfigError: for prompts that are not chat messages.
+            DataError: for a template that turns cannot be appended to.
         """
         first = self.engine.generate(prompts, sampling)
         talks = [
@@ -95,7 +96,7 @@ class MultiTurnEngine:
         return [done[start : start + n] for start in range(0, len(done), n)]
 
     def _goes_on(self, talk: _Conversation) -> bool:
-        """Ask the environment; append its message where there is one and another turn has room."""
+        """Ask the environment; append its message where there is one and tokens are left for another turn."""
         if talk.is_over:
             return False
         message = self.environment.reply(talk.prompt.row, list(talk.conversation))
@@ -103,21 +104,21 @@ class MultiTurnEngine:
             talk.is_over = True
             return False
         ids = next_turn_ids(self.tokenizer, message, last_id=talk.ids[-1], template_kwargs=self.template_kwargs)
-        if len(ids) >= talk.room:
+        if len(ids) >= talk.tokens_left:
             talk.cut()
             return False
-        talk.hear(message, ids)
+        talk.add_reply(message, ids)
         return True
 
     def _take_turn(self, talks: list[_Conversation], turn: int, sampling: SamplingParams) -> None:
-        # Drawing with a larger limit than a conversation has room for and cutting the rest off is the same as
-        # drawing with its own limit: a token's draw does not depend on the limit.
-        limit = max(talk.room for talk in talks)
+        # Sampling with a larger token limit than a conversation has left and cutting the rest off is the same as
+        # sampling with its own limit: a token's draw does not depend on the limit.
+        max_new_tokens = max(talk.tokens_left for talk in talks)
         answers = self.engine.generate(
-            [talk.next_prompt(turn) for talk in talks], replace(sampling, n=1, max_new_tokens=limit)
+            [talk.next_prompt(turn) for talk in talks], replace(sampling, n=1, max_new_tokens=max_new_tokens)
         )
         for talk, (completion,) in zip(talks, answers, strict=True):
-            talk.say(completion, self.tokenizer)
+            talk.add_turn(completion, self.tokenizer)
 
 
 @dataclass(kw_only=True)
@@ -146,8 +147,8 @@ class _Conversation:
         return talk
 
     @property
-    def room(self) -> int:
-        """Tokens that are left."""
+    def tokens_left(self) -> int:
+        """Tokens left under the token limit."""
         return self.max_tokens - len(self.ids)
 
     @property
@@ -166,29 +167,29 @@ class _Conversation:
             self.prompt, ids=(*self.prompt.ids, *self.ids), first_sample=self.sample, turn=turn, text=self.prompt.text
         )
 
-    def hear(self, message: Message, ids: list[int]) -> None:
+    def add_reply(self, message: Message, ids: list[int]) -> None:
         """The environment's message and the template's tokens around it: seen, not sampled."""
         self.messages.append(message)
         self.ids += ids
         self.logps += [0.0] * len(ids)
         self.sampled += [False] * len(ids)
 
-    def say(self, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> None:
-        """The model's turn, cut to what there was room for."""
-        if len(completion.ids) > self.room:
-            ids = completion.ids[: self.room]
+    def add_turn(self, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> None:
+        """The model's turn, cut to the tokens that were left."""
+        if len(completion.ids) > self.tokens_left:
+            ids = completion.ids[: self.tokens_left]
             known = [i for i in ids if i < len(tokenizer)]
             completion = replace(
                 completion,
                 ids=ids,
-                sampler_logps=completion.sampler_logps[: self.room],
+                sampler_logps=completion.sampler_logps[: self.tokens_left],
                 finish_reason="length",
                 text=str(tokenizer.decode(known, skip_special_tokens=True)),
             )
         self._append(completion)
 
     def cut(self) -> None:
-        """No room for another turn."""
+        """End it: no tokens are left for another turn."""
         self.finish_reason, self.is_over = "length", True
 
     def completion(self) -> Completion:
@@ -209,19 +210,19 @@ class _Conversation:
         self.logps += completion.sampler_logps
         self.sampled += [True] * len(completion.ids)
         self.finish_reason = completion.finish_reason
-        self.is_over = completion.finish_reason == "length" or self.room <= 0
+        self.is_over = completion.finish_reason == "length" or self.tokens_left <= 0
 
 
 def _fitting(talks: list[_Conversation], max_new_tokens: int) -> Iterator[list[_Conversation]]:
-    """Parts whose longest prompt and largest room together need no longer context than the first turn did."""
+    """Parts whose longest prompt and most tokens left together need no longer context than the first turn did."""
     most = max(len(talk.prompt.ids) for talk in talks) + max_new_tokens
     part: list[_Conversation] = []
-    longest = room = 0
+    longest = most_left = 0
     for talk in sorted(talks, key=lambda talk: len(talk.prompt.ids) + len(talk.ids)):
         length = len(talk.prompt.ids) + len(talk.ids)
-        if part and length + max(room, talk.room) > most:
+        if part and length + max(most_left, talk.tokens_left) > most:
             yield part
-            part, longest, room = [], 0, 0
+            part, longest, most_left = [], 0, 0
         part.append(talk)
-        longest, room = max(longest, length), max(room, talk.room)
+        longest, most_left = max(longest, length), max(most_left, talk.tokens_left)
     yield part

@@ -1,9 +1,9 @@
-"""Tells observers what happens in a run: one door, on the main process, with the rollouts of all ranks."""
+"""Calls a run's observers: on the main process only, with the rollouts of all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu.core.records import Group, RunInfo, StepResult
@@ -11,6 +11,8 @@ from dunwu.observers import NotebookProgress, PrintedCompletions, resolve_observ
 from dunwu.trackers import CompletionTables, guard_callbacks
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from dunwu.config import GRPOConfig
     from dunwu.core.protocols import Observer
 
@@ -29,44 +31,44 @@ class RunObservers:
         observers[:] = [resolve_observer(observer) for observer in observers]
         self.observers = observers
         self.parallel = parallel or ParallelContext()
-        self._is_heard: bool | None = None
+        self._has_observers: bool | None = None
 
-    def append(self, observer: Any) -> None:
+    def append(self, observer: Observer | str) -> None:
         """Add one, by name or as an object."""
         self.observers.append(resolve_observer(observer))
 
     def run_start(self, run: RunInfo) -> None:
         """Before the first step."""
-        self._is_heard = self.parallel.any(bool(self.observers))
-        self._tell("on_run_start", run)
+        self._has_observers = self.parallel.any(bool(self.observers))
+        self._notify("on_run_start", run)
 
     def rollouts(self, step: int, groups: list[Group]) -> list[Group]:
-        """After a sampling; returns the groups of all ranks on the main process, none where nobody listens."""
+        """After a sampling; returns the groups of all ranks on the main process, none where there is no observer."""
         everyone = self.gather(groups)
         if everyone:
-            self._tell("on_rollouts", step, everyone)
+            self._notify("on_rollouts", step, everyone)
         return everyone
 
     def step(self, result: StepResult) -> None:
         """After an optimizer step."""
-        self._tell("on_step", result)
+        self._notify("on_step", result)
 
     def evaluation(self, step: int, metrics: Mapping[str, float], groups: list[Group]) -> None:
         """After an evaluation."""
-        self._tell("on_evaluation", step, metrics, self.gather(groups))
+        self._notify("on_evaluation", step, metrics, self.gather(groups))
 
     def run_end(self) -> None:
         """After the last step, or where the run ends otherwise."""
-        self._tell("on_run_end")
+        self._notify("on_run_end")
 
     def gather(self, groups: list[Group]) -> list[Group]:
-        """The groups of all ranks on the main process; none where nobody listens."""
+        """The groups of all ranks on the main process; none where there is no observer."""
         # Sending rollouts around is not free; an observer on one rank is reason enough for all.
-        if self._is_heard is None:
-            self._is_heard = self.parallel.any(bool(self.observers))
-        return self.parallel.gather_list(groups) if self._is_heard else []
+        if self._has_observers is None:
+            self._has_observers = self.parallel.any(bool(self.observers))
+        return self.parallel.gather_list(groups) if self._has_observers else []
 
-    def _tell(self, event: str, *what: Any) -> None:
+    def _notify(self, event: str, *what: object) -> None:
         if self.parallel.is_main:
             for observer in self.observers:
                 method: Callable[..., None] | None = getattr(observer, event, None)
@@ -74,18 +76,18 @@ class RunObservers:
                     method(*what)
 
 
-def default_observers(args: GRPOConfig, callbacks: list[Any]) -> list[Any]:
+def default_observers(args: GRPOConfig, callbacks: list[TrainerCallback]) -> list[Observer]:
     """What watches every run: trackers' tables and printed completions where asked for, progress in a notebook.
 
     Trackers' callbacks are guarded: one that fails is switched off, and the run goes on. transformers' notebook
-    table, whose one column, the loss, says nothing here, gives its place to ours.
+    table, whose one column, the loss, is uninformative here, is replaced by ours.
 
     Args:
         args: the run's options.
         callbacks: the trainer's callbacks; the list may be changed.
     """
     guard_callbacks(callbacks)
-    found: list[Any] = []
+    found: list[Observer] = []
     if args.log_completions:
         steps = args.logging_steps if args.logging_steps >= 1 else args.logging_steps * max(args.max_steps, 1)
         every = max(1, int(steps))

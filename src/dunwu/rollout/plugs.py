@@ -1,14 +1,15 @@
-"""What a run is given as objects or names, made ready to use: rewards, engine, environment."""
+"""A run's rewards, engine and environment, made from the objects or names that it was given."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from dunwu._utils.objects import import_object, instantiate
 from dunwu._utils.suggest import did_you_mean
 from dunwu.config import GRPOConfig
+from dunwu.config.options import as_dict
 from dunwu.core.protocols import Engine, Environment
 from dunwu.engines import make_engine
 from dunwu.errors import ConfigError
@@ -16,13 +17,18 @@ from dunwu.rewards import RewardRunner, reward_functions
 from dunwu.rollout.multi_turn import MultiTurnEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from dunwu.rewards.registry import Reward as Reward
+    from dunwu.rewards.registry import Tokenizers as Tokenizers
 
 __all__ = ["make_environment", "make_run_engine", "make_scorer"]
 
 
-def make_scorer(reward_funcs: Any, tokenizers: Any, args: GRPOConfig) -> RewardRunner:
+def make_scorer(reward_funcs: Reward | Sequence[Reward], tokenizers: Tokenizers, args: GRPOConfig) -> RewardRunner:
     """The rewards of a run: functions, reward models or names of either.
 
     Raises:
@@ -47,7 +53,7 @@ def make_run_engine(
     Args:
         model: the policy.
         tokenizer: its tokenizer.
-        args: the run's options; `engine` and `engine_options` hold where no engine is given.
+        args: the run's options; `engine` and `engine_options` apply where no engine is given.
         engine: an engine, or the name of one.
         environment: answers the model between its turns; an object or the name of one.
 
@@ -58,7 +64,7 @@ def make_run_engine(
     if engine is None or isinstance(engine, str):
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         memory = int(args.kv_cache_gib * 2**30) if args.kv_cache_gib is not None else None
-        options = cast("dict[str, Any]", args.engine_options or {})
+        options = as_dict(args.engine_options)
         engine = make_engine(
             model, tokenizer, kind=engine or args.engine, autocast=autocast, kv_cache_bytes=memory, options=options
         )
@@ -69,11 +75,11 @@ def make_run_engine(
         make_environment(environment),
         tokenizer,
         max_turns=args.max_turns,
-        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+        template_kwargs=as_dict(args.chat_template_kwargs),
     )
 
 
-def make_environment(environment: Environment | str, options: dict[str, Any] | None = None) -> Environment:
+def make_environment(environment: Environment | str, options: Mapping[str, object] | None = None) -> Environment:
     """An environment by name (`package.module:object`, a class is called with `options`), or the object given.
 
     Raises:

@@ -37,14 +37,14 @@ OverlongPrompts: TypeAlias = Literal["drop", "cut"]
 class PromptSettings:
     """How rows become prompts.
 
-    Example: `PromptSettings(max_length=256, overlong="drop", room=224)`
+    Example: `PromptSettings(max_length=256, overlong="drop", context_left=224)`
     """
 
     max_length: int | None = None
     """Longest prompt in tokens; None: no limit but the model's."""
     overlong: OverlongPrompts = "drop"
     """Leave a longer prompt out, or cut its beginning off."""
-    room: int | None = None
+    context_left: int | None = None
     """Tokens the model's context leaves for a prompt once the completion has its own; None: no limit."""
     template_kwargs: dict[str, Any] | None = None
     """Extra arguments of the chat template."""
@@ -76,7 +76,7 @@ class PromptsReport:
         if self.cut:
             return (
                 f"{self.cut} of {self.total} prompts are longer than {limit} tokens and lost their beginning, "
-                "which may hold the system prompt; raise max_prompt_length to keep it."
+                "which may contain the system prompt; raise max_prompt_length to keep it."
             )
         return None
 
@@ -85,8 +85,8 @@ class PromptOrder:
     """Which prompts each step takes: every prompt exactly once an epoch, a new permutation each epoch.
 
     An epoch has `size // per_step` steps (at least one); what does not divide is spread evenly over them, so some
-    steps take more prompts than others. Each step's prompts come `repeats` times in a row: the μ passes over the same
-    rollouts.
+    steps take more prompts than others. Each step's prompts come `repeats` times one after the other: the μ passes
+    over the same rollouts.
 
     Args:
         size: number of prompts.
@@ -232,7 +232,7 @@ def next_turn_ids(
     return ids[1:] if ids and ids[0] == last_id else ids
 
 
-def _as_row(row: Any, index: int) -> dict[str, Any]:
+def _as_row(row: object, index: int) -> dict[str, Any]:
     if isinstance(row, Mapping):
         return dict(row)
     raise DataError(
@@ -327,31 +327,31 @@ def _fit(
     empty = next((prompt for prompt in prompts if not prompt.ids), None)
     if empty is not None:
         raise DataError(f"the prompt of row {empty.row_index} is empty; drop the row or give it text")
-    if settings.room is not None and (limit is None or limit > settings.room):
-        if len(longest.ids) > settings.room and limit is None:
+    if settings.context_left is not None and (limit is None or limit > settings.context_left):
+        if len(longest.ids) > settings.context_left and limit is None:
             raise DataError(
                 f"the prompt of row {longest.row_index} has {len(longest.ids)} tokens, and the model's context "
-                f"leaves {settings.room} beside the completion; set max_prompt_length to drop or cut such prompts, "
-                "or lower max_completion_length"
+                f"leaves {settings.context_left} beside the completion; set max_prompt_length to drop or cut such "
+                "prompts, or lower max_completion_length"
             )
-        limit = settings.room
+        limit = settings.context_left
     too_long = [prompt for prompt in prompts if limit is not None and len(prompt.ids) > limit]
     drop = settings.overlong == "drop"
     if limit is not None and drop:
-        kept = [prompt for prompt in prompts if len(prompt.ids) <= limit]
+        fitting = [prompt for prompt in prompts if len(prompt.ids) <= limit]
     else:
-        kept = [_cut(prompt, tokenizer, limit) for prompt in prompts]
+        fitting = [_cut(prompt, tokenizer, limit) for prompt in prompts]
     report = PromptsReport(
         total=len(prompts),
         dropped=len(too_long) if drop else 0,
         cut=0 if drop else len(too_long),
         longest=len(longest.ids),
     )
-    if not kept:
+    if not fitting:
         raise DataError(
             f"no prompt is left: all {len(prompts)} are longer than {limit} tokens; raise max_prompt_length"
         )
-    return kept, report
+    return fitting, report
 
 
 def _cut(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Prompt:

@@ -109,8 +109,8 @@ class TokenBudget:
             self.tokens = max(1, min(self.tokens or largest, largest) // 2)
             batches = [part for batch in batches for part in self._split(batch)]
             get_logger().warning(
-                f"out of memory at {largest:,} tokens a micro-batch: the same step again with at most "
-                f"{self.tokens:,}, and so from now on; the result is the same"
+                f"out of memory at {largest:,} tokens a micro-batch: repeating the step with at most "
+                f"{self.tokens:,}, which stays the limit; the result is the same"
             )
 
     def _activation_cost(self, model: nn.Module, batch: MicroBatch) -> tuple[float, int]:
@@ -140,11 +140,11 @@ def activation_bytes(model: nn.Module, batch: MicroBatch) -> int:
     With gradient checkpointing these are each layer's inputs, and what one layer computes again in the backward pass.
     """
     plain = unwrap_parallel(model)
-    kept = _forward_bytes(plain, batch, training=True)
+    saved = _forward_bytes(plain, batch, training=True)
     if any(getattr(module, "gradient_checkpointing", False) for module in plain.modules()):
         layers = int(getattr(unwrap_model(model).config, "num_hidden_layers", 1))
-        kept += _forward_bytes(plain, batch, training=False) // max(1, layers)
-    return max(1, kept)
+        saved += _forward_bytes(plain, batch, training=False) // max(1, layers)
+    return max(1, saved)
 
 
 def make_token_budget(model: nn.Module, tokens: int | None, ranks: int) -> TokenBudget:

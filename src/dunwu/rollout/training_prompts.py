@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
+from dunwu.config.options import as_dict
 from dunwu.core.records import Prompt, Row
 from dunwu.errors import ConfigError, DataError
 from dunwu.rollout.prompts import PromptSettings, build_prompts, rows_of
@@ -25,7 +26,7 @@ __all__ = [
 
 
 def build_training_prompts(
-    dataset: Any, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: GRPOConfig
+    dataset: Iterable[Row] | None, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: GRPOConfig
 ) -> list[Prompt]:
     """Prompts to train on; of a stream, as many rows as the run's steps take. No dataset: none.
 
@@ -53,7 +54,7 @@ def build_run_prompts(
     *,
     most: int | None = None,
 ) -> list[Prompt]:
-    """Prompts of a dataset by a run's options; a warning tells of prompts that were dropped or cut.
+    """Prompts of a dataset by a run's options; prompts that were dropped or cut are logged.
 
     Args:
         rows: the dataset.
@@ -68,11 +69,13 @@ def build_run_prompts(
     settings = PromptSettings(
         max_length=args.max_prompt_length,
         overlong=args.overlong_prompts,
-        room=max_prompt_tokens(policy, args.max_completion_length),
-        template_kwargs=cast("dict[str, Any] | None", args.chat_template_kwargs),
+        context_left=max_prompt_tokens(policy, args.max_completion_length),
+        template_kwargs=as_dict(args.chat_template_kwargs),
     )
     prompts, report = build_prompts(islice(rows_of(rows), most), tokenizer, settings)
-    sentence = report.sentence(args.max_prompt_length if args.max_prompt_length is not None else settings.room)
+    sentence = report.sentence(
+        args.max_prompt_length if args.max_prompt_length is not None else settings.context_left
+    )
     if sentence:
         get_logger().warning(sentence)
     check_token_ids(prompts, policy)
@@ -97,8 +100,8 @@ def prompts_for_model(
         template_kwargs: extra arguments of the chat template.
 
     Raises:
-        DataError: for a row that cannot become a prompt, whose prompt leaves no room for the completion, or that has
-            an id which the model does not know.
+        DataError: for a row that cannot become a prompt, whose prompt leaves no tokens for the completion, or that
+            has an id which the model does not know.
     """
     prompts, _ = build_prompts(rows, tokenizer, PromptSettings(template_kwargs=template_kwargs))
     context = getattr(model.config, "max_position_embeddings", None)

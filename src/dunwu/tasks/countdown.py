@@ -45,7 +45,7 @@ PROMPT = {
         "the final equation in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
     ),
 }
-"""What the user says, by style: `{numbers}` is a list, `{spaced}` the same with spaces only."""
+"""The user's message, by style: `{numbers}` is a list, `{spaced}` the same with spaces only."""
 
 PREFILL = {"chinese": "让我们逐步解决这个问题。\n<think>", "english": "Let us solve this step by step.\n<think>"}
 """How the assistant's answer already begins, by style; the model continues it."""
@@ -107,7 +107,7 @@ class Countdown:
         if not self.rewards:
             format_reward = think_answer_format_prefilled if self.prefill else think_answer_format
             object.__setattr__(self, "rewards", (format_reward, equation_solves))
-        object.__setattr__(self, "rewards", tuple(self.rewards))  # hashable: drawn puzzles are kept by task
+        object.__setattr__(self, "rewards", tuple(self.rewards))  # hashable: drawn puzzles are cached by task
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ class Countdown:
         return f"{opening}{expression}={row['target']}</think>\n<answer>{expression}</answer>"
 
     def grade(self, row: Row, text: str) -> Grade:
-        """Strict: in the answer tags, and the format kept. Lenient: an expression anywhere in the text solves it."""
+        """Strict: in the answer tags, in the right format. Lenient: an expression anywhere in the text solves it."""
         nums, target = [int(n) for n in row["nums"]], int(row["target"])
         answer = answer_in_tags(text)
         right = answer is not None and solves(answer, nums, target)

@@ -3,7 +3,7 @@
 Rows from a folder with `train.jsonl` and `test.jsonl`, or from the hub; T1's prompt; T1's rewards or the repaired
 ones. `test` is the real test split, and `validation` is cut from train.
 
-T1's rewards are said to sum to 4.0, but no text earns that: soft wants the reasoning on the tag's own line, strict
+T1 states that its rewards sum to 4.0, but no text earns that: soft wants the reasoning on the tag's own line, strict
 below it, so 3.5 is the most, and 3.0 where the answer has a sign or a comma (`isdigit`): see `Gsm8k.max_reward_of`.
 """
 
@@ -115,8 +115,8 @@ class Gsm8k:
                 f"GSM8K has no validation split of {self.validation} rows (train has {len(rows)}); "
                 "cut one from train with the option validation=500"
             )
-        held = set(sorted(range(len(rows)), key=lambda i: _hash(rows[i]["question"]))[: self.validation])
-        return tuple(row for i, row in enumerate(rows) if (i in held) is (split == "validation"))
+        validation = set(sorted(range(len(rows)), key=lambda i: _hash(rows[i]["question"]))[: self.validation])
+        return tuple(row for i, row in enumerate(rows) if (i in validation) is (split == "validation"))
 
     def prompt(self, row: Row) -> list[Message]:
         """T1's two messages: system prompt and question."""
@@ -139,7 +139,7 @@ class Gsm8k:
         return self.max_reward - exclusive - (0.0 if str(row["answer"]).isdigit() else 0.5)
 
     def grade(self, row: Row, text: str) -> Grade:
-        """Strict: the gold number in the answer tags, and the format kept. Lenient: the last number of the text."""
+        """Strict: the gold number in the answer tags, in the right format. Lenient: the last number of the text."""
         formatted, gold = has_format(text), row["answer"]
         if gold is None:
             return Grade(strict=False, lenient=False, formatted=formatted)

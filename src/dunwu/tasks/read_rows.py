@@ -69,8 +69,8 @@ def need_columns(rows: Table, names: tuple[str, ...], source: str | Path) -> Non
                 )
 
 
-def _nearest_first(word: str, known: list[str]) -> str:
-    ranked = sorted(known, key=lambda k: -SequenceMatcher(None, word.lower(), str(k).lower()).ratio())
+def _nearest_first(name: str, known: list[str]) -> str:
+    ranked = sorted(known, key=lambda k: -SequenceMatcher(None, name.lower(), str(k).lower()).ratio())
     return ", ".join(repr(k) for k in ranked) or "no columns"
 
 
@@ -118,20 +118,20 @@ def _read_json(path: Path) -> Table:
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{str(path)!r} is not JSON: {error}; for one object a line use the ending .jsonl") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{str(path)!r} must hold a list of objects, one a row")
+        raise DataError(f"{str(path)!r} must contain a list of objects, one a row")
     for index, row in enumerate(rows):
         _refuse_half_characters(row, f"row {index} of {str(path)!r}")
     return rows
 
 
 def _refuse_half_characters(row: object, where: str) -> None:
-    r"""JSON can say \ud83d, one half of a character of two: such text cannot be tokenized or printed."""
+    r"""JSON can contain \ud83d, half of a surrogate pair: such text cannot be tokenized or printed."""
     written = json.dumps(row, ensure_ascii=False)
     try:
         written.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(written[error.start]):04x}"
-        raise DataError(f"{where} holds {half}, half of a character of two; repair or delete it") from error
+        raise DataError(f"{where} contains {half}, half of a surrogate pair; repair or delete it") from error
 
 
 def _read_csv(path: Path) -> Table:
@@ -150,7 +150,7 @@ def _csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any
         if None in row or None in row.values():
             raise DataError(
                 f"line {reader.line_num} of {str(path)!r} does not have the {len(reader.fieldnames or ())} cells "
-                "of the header; quote cells that hold commas"
+                "of the header; quote cells that contain commas"
             )
         yield dict(row)
 
@@ -187,7 +187,7 @@ def _read_folder(path: Path, split: str, config: str | None) -> Table:
 
 
 def _read_repository(path: Path, config: str | None, split: str) -> Table:
-    """A dataset's repository as `dunwu fetch` or a hub's client downloaded it: README.md says what is in it."""
+    """A dataset's repository as `dunwu fetch` or a hub's client downloaded it: README.md lists what is in it."""
     from datasets import get_dataset_config_names, load_dataset
 
     try:
@@ -209,8 +209,8 @@ def _read_hub(name: str, config: str | None, split: str) -> Table:
         return [dict(row) for row in load_dataset(name, config, split=split)]
     except Exception as error:  # the clients' own errors have no common class
         unread = f"the data {name!r} could not be read from the hub: {_line(error)}"
-        words = explain_error(error, name) or f"{unread}; give a file or folder with the same columns"
-        raise DataError(words) from error
+        message = explain_error(error, name) or f"{unread}; give a file or folder with the same columns"
+        raise DataError(message) from error
 
 
 def _line(error: Exception) -> str:

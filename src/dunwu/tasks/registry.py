@@ -41,7 +41,7 @@ def get_task(name: str, **options: object) -> Task:
         return _made(name, import_object(name, what="a task"), options)
     if name not in TASKS:
         raise ConfigError(
-            f"there is no task {name!r}{did_you_mean(name, TASKS)}. Your own are written package.module:Class"
+            f"there is no task {name!r}{did_you_mean(name, TASKS)}. Your own is given as package.module:Class"
         )
     return _made(name, TASKS[name], options)
 
@@ -49,8 +49,8 @@ def get_task(name: str, **options: object) -> Task:
 def with_rewards(task: Task, rewards: Sequence[RewardFunction], max_reward: float | None) -> Task:
     """The task with other rewards: `max_reward` is the sum that a gold answer then must reach, None for no check.
 
-    A dataclass with both fields, as all built-in tasks are, is copied; any other task is wrapped, and what it says of
-    its own rewards (`max_reward_of`) is left out.
+    A dataclass with both fields, as all built-in tasks are, is copied; any other task is wrapped, and what it
+    defines about its own rewards (`max_reward_of`) is left out.
     """
     if {"rewards", "max_reward"} <= getattr(task, "__dataclass_fields__", {}).keys():
         copied: Task = replace(cast(Any, task), rewards=tuple(rewards), max_reward=max_reward)
@@ -65,7 +65,7 @@ class _WithRewards:
         self.task, self.rewards, self.max_reward = task, rewards, max_reward
 
     def __getattr__(self, name: str) -> object:
-        """What a task may offer beside the protocol, but for what it says of its own rewards."""
+        """What a task may offer beside the protocol, but for what concerns its own rewards."""
         if name in ("task", "max_reward_of"):
             raise AttributeError(name)
         found: object = getattr(self.task, name)
@@ -99,11 +99,11 @@ def _made(name: str, found: object, options: Mapping[str, object]) -> Task:
         _check_options(name, found, options)
         found = found(**options)
     elif options:
-        raise ConfigError(f"task {name!r} is made already and takes no options, got {', '.join(options)}")
+        raise ConfigError(f"task {name!r} is an object already and takes no options, got {', '.join(options)}")
     missing = [member for member in _MEMBERS if not hasattr(found, member)]
     if missing:
         raise ConfigError(
-            f"{name!r} gives {type(found).__name__}, which is no task: it has no {', '.join(missing)}; "
+            f"{name!r} gives {type(found).__name__}, which is not a task: it has no {', '.join(missing)}; "
             "see dunwu.Task for what a task has"
         )
     return cast("Task", found)

@@ -1,7 +1,7 @@
 """TL;DR: the trainer's quick start (T4): posts to summarise, rewarded by length alone.
 
-`trl-lib/tldr` (columns `prompt`, `completion`) or a file like it, with the repaired length reward. It says nothing of
-how good a summary is: there is no gold answer, only a length to come near.
+`trl-lib/tldr` (columns `prompt`, `completion`) or a file like it, with the repaired length reward. It does not
+measure how good a summary is: there is no gold answer, only a length to come near.
 """
 
 from __future__ import annotations

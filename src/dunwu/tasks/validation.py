@@ -32,7 +32,7 @@ class GoldFailure:
     """Reward function to what it gave."""
 
     def sentence(self) -> str:
-        """The failure in words, the lowest reward first."""
+        """The failure as a sentence, the lowest reward first."""
         ranked = sorted(self.scores.items(), key=lambda item: item[1])
         given = ", ".join(f"{name}={value:g}" for name, value in ranked)
         lowest = ranked[0][0]

@@ -72,8 +72,8 @@ class CompletionTables(Observer):
             except Exception as error:  # whatever it is, a table is not worth a run
                 self._refused.add(callback)
                 get_logger().warning(
-                    f"{tracker_of(callback)} took no table of completions ({describe_error(error)}): it gets none "
-                    "from now on"
+                    f"{tracker_of(callback)} does not accept tables of completions ({describe_error(error)}): it "
+                    "gets none from now on"
                 )
 
 

@@ -90,7 +90,7 @@ def _disable_on_error(
         except Exception as error:  # whatever it is, a tracker is not worth a run
             _switched_off.add(callback)
             get_logger().warning(
-                f"{tracker_of(callback)} failed in {event} ({describe_error(error)}): it is switched off, the run "
+                f"{tracker_of(callback)} failed in {event} ({describe_error(error)}): it is switched off and the run "
                 "goes on without it"
             )
             return None

@@ -1,7 +1,7 @@
-"""wandb and SwanLab, which send data away: each is kept offline where it has no key or its server does not answer.
+"""wandb and SwanLab, which send data away: each is offline where it has no key or its server does not answer.
 
 `patch_tracker_logins` does the same for a script that logs in by itself: its functions are wrapped when the script
-imports the tracker, so that one that it does not use is neither imported nor spoken of. No key is returned, printed
+imports the tracker, so that one that it does not use is neither imported nor mentioned. No key is returned, printed
 or stored here.
 """
 
@@ -39,7 +39,7 @@ class TrackerService:
     name: ClassVar[str]
     """As in `report_to`; also the package."""
     upload: ClassVar[str]
-    """The command that uploads what was kept."""
+    """The command that uploads what was recorded offline."""
     login_key: ClassVar[str]
     """The argument of `login` that takes a key."""
 
@@ -87,12 +87,12 @@ class TrackerService:
         return obstacle is None
 
     def put_offline(self, reason: str) -> None:
-        """Keep the data here, and say why and how to upload it later."""
+        """Record on this machine, and log why and how to upload it later."""
         if not self.set_mode("offline"):
             os.environ[self.mode_variable] = "offline"
         if not self.put_offline_by_us:
             get_logger().warning_once(
-                f"{self.name}: {reason}; this run is kept offline. Upload it later with: {self.upload}"
+                f"{self.name}: {reason}; this run is recorded offline. Upload it later with: {self.upload}"
             )
         self.put_offline_by_us = True
 

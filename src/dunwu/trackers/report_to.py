@@ -84,7 +84,7 @@ def _names(report_to: str | Iterable[str] | None) -> list[str]:
         elif name not in ("none", "None", None, False):
             if name not in INTEGRATION_TO_CALLBACK:
                 known = [*INTEGRATION_TO_CALLBACK, "all", "none"]
-                raise ConfigError(f"report_to={name!r} names no tracker{did_you_mean(str(name), known)}")
+                raise ConfigError(f"report_to={name!r} is not a tracker{did_you_mean(str(name), known)}")
             names.append(name)
     return list(dict.fromkeys(names))
 
@@ -112,12 +112,15 @@ def _choose_mlflow_store() -> None:
     if uri is None:
         if _local_mlflow_store().startswith("file:"):
             _use_local_mlflow_store()
-        get_logger().once("mlflow: no MLFLOW_TRACKING_URI is set; this run is kept here. Look at it with: mlflow ui")
+        get_logger().once(
+            "mlflow: no MLFLOW_TRACKING_URI is set; this run is recorded on this machine. View it with: mlflow ui"
+        )
     elif uri.startswith(("http://", "https://")) and not reachable(uri):
         _use_local_mlflow_store()
         look = f"mlflow ui --backend-store-uri {_local_mlflow_store()}"
         get_logger().warning_once(
-            f"mlflow: the server {redact(uri)} does not answer; this run is kept here. Look at it with: {look}"
+            f"mlflow: the server {redact(uri)} does not answer; this run is recorded on this machine. View it with: "
+            f"{look}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beyond weights, optimizer and random states, and how a folder comes to be complete.
+"""What a checkpoint contains beyond weights, optimizer and random states, and how a folder comes to be complete.
 
 transformers writes the weights, the optimizer, the schedule and the random states.
 """
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -40,6 +40,10 @@ _OLD_FIELDS = {"logps": "sampler_logps", "finish": "finish_reason"}
 """Names of the format before: field of a completion, then and now."""
 
 
+State: TypeAlias = dict[str, Any]
+"""What `torch.save` writes: tensors, numbers, text, and lists and dicts of them."""
+
+
 @dataclass(kw_only=True)
 class SavedRun:
     """What `save_run` writes for one rank, and `load_run` reads.
@@ -54,7 +58,7 @@ class SavedRun:
     """Which run wrote it; the same in all of a checkpoint's files."""
     weights: str = ""
     """`weights_fingerprint` of the policy at that moment; empty in files of before."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: State = field(default_factory=dict)
     """Tensors, numbers, text, lists and dicts of them."""
 
 
@@ -69,13 +73,13 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return path
         except (OSError, ValueError):
-            get_logger().warning(f"{path} was not written to its end; looking for an earlier one")
+            get_logger().warning(f"{path} is incomplete; looking for an earlier checkpoint")
     return None
 
 
 def save_run(folder: str | Path, saved: SavedRun, parallel: ParallelContext) -> None:
     """Write what one rank keeps beside transformers' files."""
-    state: dict[str, Any] = {
+    state: State = {
         "format": _FORMAT,
         "ranks": parallel.size,
         "run_id": saved.run_id,
@@ -107,7 +111,7 @@ def load_run(
         folder: the checkpoint.
         parallel: this rank.
         prompts: the training prompts, in which pending ones are found again.
-        temperature: of the run, for files that do not say it.
+        temperature: of the run, for files that lack it.
         weights: `weights_fingerprint` of the policy as it was loaded.
 
     Raises:
@@ -152,15 +156,15 @@ def remove_if_write_fails(folder: Path, needed_bytes: int) -> Iterator[None]:
     """Write a folder to its end or leave nothing of it behind.
 
     Raises:
-        CheckpointError: when the disk has less room than is needed, before anything is written; or when a write
+        CheckpointError: when the disk has less free space than is needed, before anything is written; or when a write
             fails.
     """
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise CheckpointError(
-            f"no room for {folder}: it needs about {_size(needed_bytes)}, and the disk has {_size(free)} free; "
-            "delete old checkpoints, lower save_total_limit, or set output_dir to another disk"
+            f"not enough disk space for {folder}: it needs about {_size(needed_bytes)}, and the disk has "
+            f"{_size(free)} free; delete old checkpoints, lower save_total_limit, or set output_dir to another disk"
         )
     before = folder.exists()
     try:
@@ -179,7 +183,7 @@ def remove_if_write_fails(folder: Path, needed_bytes: int) -> Iterator[None]:
 def nonfinite_step_error(
     folder: Path, step: int, pending: PendingRollouts, loss: float, norm: float
 ) -> NonFiniteError:
-    """The error of a step that is not taken; its rollouts and micro-batches are kept in `folder`."""
+    """The error of a step that is not taken; its rollouts and micro-batches are saved in `folder`."""
     where = dump_nonfinite_step(folder, step, pending)
     return NonFiniteError(
         f"step {step} was not taken: its loss is {loss:g} and its gradient norm {norm:g}. The weights are those of "
@@ -205,13 +209,13 @@ def _file(folder: str | Path, rank: int) -> Path:
     return Path(folder) / ("pending.pt" if rank == 0 else f"pending_{rank}.pt")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> State | None:
     # To the CPU: another rank's device, or none at all, may be here.
-    state: dict[str, Any] | None = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+    state: State | None = torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
     return state
 
 
-def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], weights: str) -> None:
+def _check_one_run(folder: str | Path, states: Sequence[State | None], weights: str) -> None:
     if any(state is None for state in states):
         raise CheckpointError(
             f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from "
@@ -222,18 +226,18 @@ def _check_one_run(folder: str | Path, states: Sequence[dict[str, Any] | None], 
     first = states[0] or {}
     if first.get("pending") and first.get("weights", "") not in ("", weights):
         raise CheckpointError(
-            f"the pending rollouts in {folder} were sampled by other weights than the ones beside them: a kill has "
+            f"the pending rollouts in {folder} were sampled with other weights than the ones beside them: a kill has "
             "mixed two runs in this folder. Resume from an earlier checkpoint, or delete its pending*.pt to sample "
             "the step anew"
         )
 
 
-def _group_state(group: Group) -> dict[str, Any]:
-    # The prompt is found again by its row: the row may hold anything, and the dataset has it anyway.
+def _group_state(group: Group) -> State:
+    # The prompt is found again by its row: the row may contain anything, and the dataset has it anyway.
     return {"row": group.prompt.row_index, "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts]}
 
 
-def _pending(saved: Mapping[str, Any], prompts: Mapping[int, Prompt], temperature: float) -> PendingRollouts:
+def _pending(saved: State, prompts: Mapping[int, Prompt], temperature: float) -> PendingRollouts:
     return PendingRollouts(
         groups=[_group(group, prompts) for group in saved["groups"]],
         batches=[MicroBatch(**{"temperature": temperature, **batch}) for batch in saved["batches"]],
@@ -244,7 +248,7 @@ def _pending(saved: Mapping[str, Any], prompts: Mapping[int, Prompt], temperatur
     )
 
 
-def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
+def _group(state: State, prompts: Mapping[int, Prompt]) -> Group:
     row = state["row"] if "row" in state else state["key"]
     if row not in prompts:
         raise CheckpointError(
@@ -254,7 +258,7 @@ def _group(state: Mapping[str, Any], prompts: Mapping[int, Prompt]) -> Group:
     return Group(prompt=prompts[row], rollouts=tuple(_rollout(rollout) for rollout in state["rollouts"]))
 
 
-def _rollout(state: Mapping[str, Any]) -> Rollout:
+def _rollout(state: State) -> Rollout:
     completion = {_OLD_FIELDS.get(name, name): value for name, value in state["completion"].items()}
     return Rollout(**{**state, "completion": Completion(**completion)})
 
@@ -263,7 +267,7 @@ def _dealt_out(found: Sequence[PendingRollouts], parallel: ParallelContext) -> P
     """The pending rollouts of a checkpoint of another number of processes: this rank's micro-batches."""
     get_logger().info(
         f"the checkpoint is of {len(found)} processes, and there are {parallel.size} now: its pending rollouts are "
-        "dealt out anew"
+        "redistributed"
     )
     batches = [batch for part in found for batch in part.batches]
     own = list(parallel.share(batches))
@@ -275,7 +279,7 @@ def _dealt_out(found: Sequence[PendingRollouts], parallel: ParallelContext) -> P
 
 
 def _is_write_error(error: BaseException) -> bool:
-    # safetensors and torch wrap a full disk in their own errors; only the text still says what it was.
+    # safetensors and torch wrap a full disk in their own errors; only the text still tells what it was.
     signs = (
         "No space left",
         "file write failed",

@@ -114,7 +114,7 @@ def _what_to_watch(args: GRPOConfig, algorithm: AlgorithmConfig) -> str:
             "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"
         )
     return (
-        "the loss says nothing of progress: rollouts are used once, so the ratio is 1, and a group's advantages add "
+        "the loss does not show progress: rollouts are used once, so the ratio is 1, and a group's advantages add "
         "up to 0 (what is left is how length and advantage go together). Watch reward, length and grad_norm"
     )
 

@@ -1,9 +1,9 @@
-"""A Trainer whose checkpoints hold all of a run's state, and that resumes to the bit."""
+"""A Trainer whose checkpoints contain all of a run's state: a resumed run is the uninterrupted one, to the bit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import Trainer
@@ -18,6 +18,9 @@ from dunwu.rollout.token_budget import TokenBudget
 from dunwu.training.checkpoint import SavedRun, load_run, remove_if_write_fails, save_run, weights_fingerprint
 from dunwu.training.setup import LoopState
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["ResumableTrainer"]
 
 
@@ -25,7 +28,7 @@ class ResumableTrainer(Trainer):
     """transformers' checkpoint hooks, with pending rollouts, the reference and the random states in their place."""
 
     args: GRPOConfig
-    model: Any
+    model: PreTrainedModel
     prompts: list[Prompt]
     reference: ReferenceModel | None
     token_budget: TokenBudget
@@ -65,7 +68,7 @@ class ResumableTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # trainer_state.json, written next, says that the checkpoint is complete: on all ranks.
+        # trainer_state.json, written next, marks the checkpoint as complete: on all ranks.
         self.accelerator.wait_for_everyone()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
 from dunwu._utils.distributed import ParallelContext, let_gloo_finish_at_exit
 from dunwu.config import GRPOConfig
+from dunwu.config.options import as_dict
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.policy_losses import bind_policy_loss
 from dunwu.core.protocols import Engine, Environment, Observer, Scorer
@@ -25,7 +26,12 @@ from dunwu.rollout.token_budget import TokenBudget, make_token_budget
 from dunwu.rollout.training_prompts import build_training_prompts
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.trainer_callback import CallbackHandler
+
+    from dunwu.rollout.plugs import Reward, Tokenizers
 
 __all__ = ["LoopState", "TrainerParts", "make_collector", "make_parts"]
 
@@ -48,7 +54,7 @@ class LoopState:
     completions: int = 0
     """Completions sampled since `train` was called, over all ranks."""
     run_id: str = ""
-    """Tells this run's checkpoints from another's in the same folder."""
+    """Distinguishes this run's checkpoints from another's in the same folder."""
     random_states_from: str | None = None
     """A checkpoint whose random states are still to be put back."""
 
@@ -81,11 +87,11 @@ class TrainerParts:
 
 def make_parts(
     model: str | nn.Module,
-    reward_funcs: Any,
+    reward_funcs: Reward | Sequence[Reward],
     args: GRPOConfig,
     train_dataset: Iterable[Row] | None,
-    tokenizers: tuple[PreTrainedTokenizerBase | None, Any],
-    peft_config: Any,
+    tokenizers: tuple[PreTrainedTokenizerBase | None, Tokenizers],
+    peft_config: PeftConfig | None,
 ) -> TrainerParts:
     """Load, wrap and check; the reference is copied before anything can move the policy.
 
@@ -94,7 +100,7 @@ def make_parts(
     """
     if not isinstance(args, GRPOConfig):
         raise ConfigError(f"args must be a GRPOConfig, got {type(args).__name__}; write GRPOConfig(output_dir=…)")
-    init_kwargs = cast("dict[str, Any]", args.model_init_kwargs or {})
+    init_kwargs = as_dict(args.model_init_kwargs)
     policy = prepare_policy(model, init_kwargs, peft_config, dropout=not args.disable_dropout)
     processing_class, reward_processing_classes = tokenizers
     tokenizer = processing_class or tokenizer_of(policy)
@@ -125,9 +131,9 @@ class _TrainerSide(Protocol):
     """What the collector needs of a trainer that transformers has set up."""
 
     args: GRPOConfig
-    model: Any
-    accelerator: Any
-    callback_handler: Any
+    model: PreTrainedModel
+    accelerator: Accelerator
+    callback_handler: CallbackHandler
     observers: list[Observer]
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
 from dunwu.core.metrics import MetricsBuffer
 from dunwu.core.protocols import Engine, Environment, Observer
-from dunwu.core.records import MicroBatch, Row, RunInfo, StepResult
+from dunwu.core.records import MicroBatch, Prompt, Row, RunInfo, StepResult
 from dunwu.errors import CheckpointError, ConfigError
 from dunwu.model.logprobs import forward_logps, packed_attention_context
 from dunwu.rollout.collector import warn_if_ranks_differ
@@ -51,7 +51,12 @@ from dunwu.training.setup import LoopState, TrainerParts, make_collector, make_p
 from dunwu.training.step_callback import StepCallback
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedTokenizerBase
+
+    from dunwu.rollout.plugs import Reward, Tokenizers
 
 __all__ = ["GRPOTrainer"]
 
@@ -88,15 +93,15 @@ class GRPOTrainer(ResumableTrainer):
     def __init__(
         self,
         model: str | nn.Module,
-        reward_funcs: Any,
+        reward_funcs: Reward | Sequence[Reward],
         args: GRPOConfig | None = None,
         train_dataset: Iterable[Row] | None = None,
         eval_dataset: Iterable[Row] | Mapping[str, Iterable[Row]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        reward_processing_classes: Any = None,
+        reward_processing_classes: Tokenizers = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        peft_config: Any = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        peft_config: PeftConfig | None = None,
         *,
         engine: Engine | str | None = None,
         observers: Sequence[Observer | str] = (),
@@ -114,7 +119,7 @@ class GRPOTrainer(ResumableTrainer):
             eval_dataset=cast(Any, eval_dataset),
             processing_class=parts.tokenizer,
             callbacks=[*(callbacks or []), StepCallback(self._on_train_begin, self._on_step_end)],
-            optimizers=optimizers,
+            optimizers=cast(Any, optimizers),
         )
         self.model_accepts_loss_kwargs = True
         self.observers = cast("list[Observer]", list(observers))
@@ -129,15 +134,15 @@ class GRPOTrainer(ResumableTrainer):
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader[Prompt]:
         """Prompts, a list of them for each optimizer step; every rank sees the same list and takes its share."""
         if not self.prompts:
             raise ConfigError("training needs a train_dataset; give GRPOTrainer one with a 'prompt' column")
         return DataLoader(cast(Any, self.prompts), batch_sampler=cast(Any, self._order()), collate_fn=list)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Any]:
+        self, epoch_iterator: Iterator[list[Prompt]], num_batches: int, device: torch.device
+    ) -> tuple[list[list[MicroBatch]], Any]:
         """One optimizer step: its micro-batches as a single item, and its denominator."""
         loop = self.loop
         loop.step_began = time.perf_counter()
@@ -156,7 +161,7 @@ class GRPOTrainer(ResumableTrainer):
         """Forward and backward of all micro-batches of one optimizer step.
 
         Raises:
-            NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is kept.
+            NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is saved.
         """
         pending = self.loop.pending
         assert pending is not None, "transformers calls get_batch_samples first"
@@ -253,9 +258,9 @@ class GRPOTrainer(ResumableTrainer):
         self._collector.observers.evaluation(step, logs, groups)
         return logs
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, *args: object, **kwargs: object) -> NoReturn:
         """Not here: rollouts have no labels to predict."""
-        raise ConfigError("predict needs labels, which rollouts have none of; call evaluate, or dunwu.evaluate")
+        raise ConfigError("predict needs labels, and rollouts have none; call evaluate, or dunwu.evaluate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log of everything the steps recorded, under TRL's names."""
@@ -268,7 +273,7 @@ class GRPOTrainer(ResumableTrainer):
         # Ours win: transformers' own sum of losses starts again at a resume.
         return {**logs, **self.metrics_buffer.pop_means()} if "loss" in logs else logs
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, inputs: object) -> int:
         return 0  # transformers' estimate needs padded tensors
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -327,7 +332,7 @@ class GRPOTrainer(ResumableTrainer):
         return cast("PreTrainedTokenizerBase", self.processing_class)
 
     def _on_train_begin(self) -> None:
-        """Before the first step: observers hear what the run is, the log says it in words."""
+        """Before the first step: describe the run to observers and in the log."""
         args, state, order = self.args, self.state, self._order()
         warn_if_ranks_differ(self.prompts, self.parallel)
         assert args.prompts_per_step is not None

@@ -66,9 +66,9 @@ class _MigratedConfig(config.GRPOConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Today's options only: what is saved and sent to trackers is what is in effect."""
-        kept = {f.name for f in fields(config.GRPOConfig)}
+        current = {f.name for f in fields(config.GRPOConfig)}
         found: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
-        return {name: value for name, value in found.items() if name in kept or name not in LEGACY_ARGUMENTS}
+        return {name: value for name, value in found.items() if name in current or name not in LEGACY_ARGUMENTS}
 
 
 def _migrate_arguments(migration: ConfigMigration) -> None:
@@ -136,7 +136,7 @@ def _differs(migration: ConfigMigration, name: str) -> bool:
 
 
 def _partial_batch(migration: ConfigMigration) -> str | None:
-    """The batch in words, where, read as completions, it holds no whole group."""
+    """A description of the batch where, counted as completions, it holds no whole group."""
     options = migration.config
     if options.prompts_per_step is not None or options.batch_unit != "auto" or get_options().batch_unit != "auto":
         return None
@@ -208,7 +208,7 @@ def _fill_missing(migration: ConfigMigration) -> None:
         options.top_k = 0  # how vLLM writes "all"
 
 
-def _legacy_field(name: str, kind: Any) -> tuple[str, Any, Field[object]]:
+def _legacy_field(name: str, kind: object) -> tuple[str, object, Field[object]]:
     row = LEGACY_ARGUMENTS.get(name)
     text = f"{row.versions}: {row.note}" if row else "None: the default of the script's TRL."
     is_flag = kind == SWITCH and row is not None and False in row.silent_values  # `--use_vllm` alone must work
@@ -216,7 +216,7 @@ def _legacy_field(name: str, kind: Any) -> tuple[str, Any, Field[object]]:
     return name, "bool" if is_flag else kind, field(default=default, metadata={"help": text.replace("%", "%%")})
 
 
-def _legacy_fields() -> list[tuple[str, Any, Field[object]]]:
+def _legacy_fields() -> list[tuple[str, object, Field[object]]]:
     today = {f.name: f for f in fields(config.GRPOConfig)}
     assert all(today[name].default is not MISSING for name in _MAY_BE_NONE)
     added = [_legacy_field(name, row.kind) for name, row in LEGACY_ARGUMENTS.items() if name not in today]

@@ -154,8 +154,8 @@ def hub_key(migration: ConfigMigration, name: str, value: object) -> None:
     os.environ.setdefault("HF_TOKEN", str(value))
     migration.set(name, None)
     migration.note(
-        f"{name} holds a key: it was moved to HF_TOKEN for this process and is not saved with the options. Remove it "
-        "from the script: use `hf auth login`, or set HF_TOKEN outside"
+        f"{name} contains a key: it was moved to HF_TOKEN for this process and is not saved with the options. Remove "
+        "it from the script: use `hf auth login`, or set HF_TOKEN outside"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig
 
+T = TypeVar("T")
+
 __all__ = ["ModelConfig", "ScriptArguments", "get_kbit_device_map", "get_peft_config", "get_quantization_config"]
 
 
-def _option(default: object, help: str) -> Any:
+def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 

@@ -72,17 +72,17 @@ class TrlParser(HfArgumentParser):
             ConfigError: for a file that is missing or not a mapping, a key that no dataclass has, a value of another
                 type than its field, or a dataclass with a field `config`, which names the file.
         """
-        words = list(sys.argv[1:] if args is None else args)
+        arguments = list(sys.argv[1:] if args is None else args)
         for kind in self.dataclass_types:
             if "config" in {f.name for f in fields(kind)}:
                 raise ConfigError(f"{kind.__name__} has a field 'config', which names the YAML file here; rename it")
-        path, content = _config(words)
+        path, content = _config(arguments)
         unknown = self.set_defaults_with_config(**self._checked(path, _set_environment(path, content)))
         if unknown and fail_with_unknown_args and not return_remaining_strings:
             known = {f.name for kind in self.dataclass_types for f in fields(kind)}
             key = unknown[0].removeprefix("--")
             raise ConfigError(f"{path} has the key {key!r}, which is not an option{_near(key, known)}")
-        found = self.parse_args_into_dataclasses(args=words, return_remaining_strings=return_remaining_strings)
+        found = self.parse_args_into_dataclasses(args=arguments, return_remaining_strings=return_remaining_strings)
         if not return_remaining_strings:
             return found
         rest = list(found[-1])
@@ -103,12 +103,12 @@ class TrlParser(HfArgumentParser):
             raise ConfigError(f"{path}, {error}") from error
 
     def set_defaults_with_config(self, **values: Any) -> list[str]:
-        """Makes a file's values the defaults; returns the keys that no option has, as words: `--key value`."""
+        """Makes a file's values the defaults; returns the keys that no option has, as arguments: `--key value`."""
         known = {action.dest: action for action in self._actions}
         for name in values.keys() & known.keys():
             known[name].default, known[name].required = values[name], False
         self.set_defaults(**{name: value for name, value in values.items() if name in known})
-        return [word for name in values if name not in known for word in (f"--{name}", str(values[name]))]
+        return [part for name in values if name not in known for part in (f"--{name}", str(values[name]))]
 
     def parse_args_into_dataclasses(
         self,
@@ -134,25 +134,25 @@ class TrlParser(HfArgumentParser):
         return (*made, rest) if return_remaining_strings else made
 
 
-def _made(kind: Any, values: Content) -> object:
+def _made(kind: type, values: Content) -> object:
     names = {f.name for f in fields(kind) if f.init}
     return kind(**{name: value for name, value in values.items() if name in names and value is not argparse.SUPPRESS})
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    hint = did_you_mean(word.lstrip("-").partition("=")[0], known)
+def _near(argument: str, known: Iterable[str]) -> str:
+    hint = did_you_mean(argument.lstrip("-").partition("=")[0], known)
     return hint if "did you mean" in hint else ""  # some two hundred names are no help
 
 
-def _config(words: list[str]) -> tuple[Path | None, Content]:
-    """The YAML file and its content; takes `--config FILE` out of the words."""
-    index = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+def _config(arguments: list[str]) -> tuple[Path | None, Content]:
+    """The YAML file and its content; takes `--config FILE` out of the arguments."""
+    index = next((i for i, argument in enumerate(arguments) if argument.partition("=")[0] == "--config"), None)
     if index is None:
         return None, {}
-    word = words[index]
-    taken = words[index : index + (1 if "=" in word else 2)]
-    del words[index : index + len(taken)]
-    path = Path(word.partition("=")[2] or (taken[1] if len(taken) > 1 else ""))
+    argument = arguments[index]
+    taken = arguments[index : index + (1 if "=" in argument else 2)]
+    del arguments[index : index + len(taken)]
+    path = Path(argument.partition("=")[2] or (taken[1] if len(taken) > 1 else ""))
     return path, _read(path)
 
 

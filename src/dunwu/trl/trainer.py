@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedTokenizerBase
 
+    from dunwu.rollout.plugs import Tokenizers
+
 __all__ = ["GRPOTrainer", "legacy_metrics"]
 
 _MIRRORED_OPTIONS: Final = (
@@ -67,7 +69,7 @@ class GRPOTrainer(trainer.GRPOTrainer):
         train_dataset: Iterable[Row] | None = None,
         eval_dataset: Iterable[Row] | Mapping[str, Iterable[Row]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        reward_processing_classes: Any = None,
+        reward_processing_classes: Tokenizers = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         peft_config: PeftConfig | None = None,

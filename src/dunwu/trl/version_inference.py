@@ -8,7 +8,7 @@ The rule, in this order:
 4. A script that gives an argument which TRL has dropped since is old. If it gives none that came after 0.15, it is
    read as one for 0.15 (a presumption: the tutorials of early 2025 look like this); otherwise as one for the newest
    version that still used every argument it gives.
-5. Nothing else tells: the current defaults hold.
+5. Otherwise the current defaults apply.
 
 Arguments of transformers count only where a TRL release excluded the versions of transformers that had them.
 """
@@ -68,7 +68,7 @@ class Evidence:
     first: Mapping[str, str] = field(default_factory=dict)
     """Arguments that the script gives → the first version that had them, where that is later than 0.14."""
     partial_batch: str | None = None
-    """The batch in words, where it holds no whole group of completions."""
+    """A description of the batch where it holds no whole group of completions."""
 
     @property
     def needs_completions(self) -> bool:

@@ -58,14 +58,14 @@ def _fits(value: object, hint: Hint) -> bool:
     if kind is bool:
         return isinstance(value, bool) or _converts(string_to_bool, value)
     if kind is dict:
-        return isinstance(value, dict | str)  # text holds JSON
+        return isinstance(value, dict | str)  # text is JSON
     if _is_enum(kind):
         return False  # given by name: these fields take text too
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _is_text(value: object, item: Hint) -> bool:
-    """One word stands for a list of words: `lora_target_modules: all-linear`."""
+    """One string stands for a list of strings: `lora_target_modules: all-linear`."""
     return item is str and isinstance(value, str)
 
 

@@ -4,7 +4,7 @@ The interface of `Decoder` and `KVCache`, for float32 models whose weights fit a
 Larger models stay with torch, whose large products are the best there are. Without a C compiler, or with
 DUNWU_NATIVE=0, `Decoder` does the work: the same numbers in more time.
 
-Shapes: P prompts, L longest prompt, G completions of a prompt, B rows, S slots, K kv heads, T positions, D head
+Shapes: P prompts, L longest prompt, G completions of a prompt, B live slots, S slots, K kv heads, T positions, D head
 dimension, V vocabulary.
 """
 
@@ -26,7 +26,7 @@ from dunwu.model.weights import merged_bias, merged_weight
 __all__ = ["MAX_LAYER_BYTES", "CpuKernelCache", "CpuKernelDecoder", "unsupported_reason"]
 
 MAX_LAYER_BYTES: Final = 16 << 20
-"""Bytes of a model's layers: what a CPU's caches hold."""
+"""Bytes of a model's layers: what fits a CPU's caches."""
 _PAD: Final = 64
 """Floats that every output is padded to; as in cpu_kernel.c."""
 
@@ -106,7 +106,7 @@ class _Bound:
     model: _Model
     cache: CpuKernelCache
     work: Tensor
-    """Scratch memory, one row a thread."""
+    """Scratch memory, one line a thread."""
     kept: tuple[object, ...]
 
 
@@ -189,7 +189,7 @@ class CpuKernelDecoder:
         return logits_PV[:, : self.inner.config.vocab_size]
 
     def step(self, ids_B: Tensor, position_B: Tensor, kv_length: int, cache: CpuKernelCache) -> Tensor:
-        """One token for each of the rows in slots 0 … B − 1.
+        """One token for each of the slots 0 … B − 1.
 
         Returns:
             Logits of the next token, (B, V).
@@ -275,12 +275,12 @@ def _layer_tensors(layer: DecoderLayer) -> dict[str, Tensor]:
         "gate_up": (hidden, 2 * _padded(inner), mlp.gate_proj),
         "down": (inner, _padded(hidden), mlp.down_proj),
     }
-    room = {}
+    scratch = {}
     for name, (rows, columns, module) in sizes.items():
-        room[name] = torch.zeros(rows, columns)
+        scratch[name] = torch.zeros(rows, columns)
         if merged_bias(module) is not None:
-            room[f"{name}_bias"] = torch.zeros(columns)
-    return room
+            scratch[f"{name}_bias"] = torch.zeros(columns)
+    return scratch
 
 
 def _fill(layer: DecoderLayer, part: dict[str, Tensor]) -> None:

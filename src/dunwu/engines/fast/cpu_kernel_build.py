@@ -87,7 +87,7 @@ def _compile(compiler: str, target: Path) -> None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where the library may be kept: the user's cache folder, else one of the user's own among temporary ones."""
+    """Where the library may be stored: the user's cache folder, else one of the user's own among temporary ones."""
     cache = os.environ.get("XDG_CACHE_HOME")
     with contextlib.suppress(RuntimeError):  # a user id without a name and without HOME, as in some containers
         yield (Path(cache) if cache else Path.home() / ".cache") / "dunwu"
@@ -119,5 +119,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    telling = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(telling)}))
+    relevant = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(relevant)}))

@@ -1,11 +1,11 @@
-"""The forward of a known model for inference: prompts once, then one token a row and step.
+"""The forward of a known model for inference: prompts once, then one token a slot and step.
 
 RMSNorm, rotary positions, grouped-query attention with an optional window, gated MLP, head: the same numbers as
 transformers' modules up to rounding, in few and large operations, and nothing in a step that waits for the device.
 Norms and the head use the policy's tensors; linear layers come from `weights`.
 
-Shapes: P prompts, L longest prompt, G completions of a prompt, B rows, N tokens of a call, T positions, H hidden
-size, Q query heads, K kv heads, D head dimension, V vocabulary.
+Shapes: P prompts, L longest prompt, G completions of a prompt, B live slots, N tokens of a call, T positions, H
+hidden size, Q query heads, K kv heads, D head dimension, V vocabulary.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Decoder:
 
     @property
     def copied_bytes(self) -> int:
-        """Memory of what is kept in another dtype or layout than the policy's: layers and head."""
+        """Memory of what is stored in another dtype or layout than the policy's: layers and head."""
         head = self.head_VH.numel() * self.head_VH.element_size() if self._copies_head() else 0
         return head + (fused_bytes(self.inner, self.compute) if self.is_fused else 0)
 
@@ -115,15 +115,15 @@ class Decoder:
         return self._logits(hidden_NH.index_select(0, last_P))
 
     def step(self, ids_B: Tensor, position_B: Tensor, kv_length: int, cache: KVCache) -> Tensor:
-        """One token for each of the rows in slots 0 … B − 1; `kv_length` is more than every position.
+        """One token for each of the slots 0 … B − 1; `kv_length` is more than every position.
 
         Returns:
             Logits of the next token, (B, V).
         """
-        rows, position_B1 = len(ids_B), position_B.unsqueeze(1)
-        places = (cache.offsets()[:rows] + position_B1).flatten()
+        live, position_B1 = len(ids_B), position_B.unsqueeze(1)
+        places = (cache.offsets()[:live] + position_B1).flatten()
         masks = {window: self._mask(position_B1, kv_length, window) for window in set(self.windows)}
-        flat, view = cache.flat(), cache.view(rows, kv_length)
+        flat, view = cache.flat(), cache.view(live, kv_length)
 
         def attend(index: int, query: Tensor, key_value: Tensor) -> Tensor:
             flat[index].index_copy_(0, places, key_value.reshape(-1, self.head_dim))
@@ -142,7 +142,7 @@ class Decoder:
             if norms is not None:
                 query, key = moving.split([self.heads, self.num_kv_heads], dim=1)
                 moving = torch.cat([self._norm(query, norms[0]), self._norm(key, norms[1])], dim=1)
-            # x · cos + rotate_half(x) · sin, with the sign of rotate_half kept in the table.
+            # x · cos + rotate_half(x) · sin, with the sign of rotate_half in the table.
             half = moving.roll(self.head_dim // 2, dims=-1)
             qkv[:, :turned] = torch.addcmul(moving * cos_N1D, half, sin_N1D)
             x_NH = layer.output(x_NH, attend(index, qkv[:, : self.heads], qkv[:, self.heads :]))
@@ -168,23 +168,23 @@ class Decoder:
         return mixed.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def _attend_cache(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """One query a row over its slot. Heads that share keys are stacked as queries: nothing is repeated."""
-        rows, shared = len(query), self.heads // self.num_kv_heads
-        stacked = query.reshape(rows * self.num_kv_heads, shared, self.head_dim)
+        """One query a slot over its keys. Heads that share keys are stacked as queries: nothing is repeated."""
+        live, shared = len(query), self.heads // self.num_kv_heads
+        stacked = query.reshape(live * self.num_kv_heads, shared, self.head_dim)
         if query.device.type == "cpu":
             # Two plain products: four times faster than the fused kernel, which is made for many queries.
             scores = torch.baddbmm(mask, stacked, key.transpose(1, 2), alpha=self.head_dim**-0.5)
-            return torch.bmm(scores.softmax(dim=-1), value).view(rows, -1)
+            return torch.bmm(scores.softmax(dim=-1), value).view(live, -1)
         mixed = F.scaled_dot_product_attention(
-            stacked.unflatten(0, (rows, -1)),
-            key.unflatten(0, (rows, -1)),
-            value.unflatten(0, (rows, -1)),
-            attn_mask=mask.unflatten(0, (rows, -1)).to(query.dtype),
+            stacked.unflatten(0, (live, -1)),
+            key.unflatten(0, (live, -1)),
+            value.unflatten(0, (live, -1)),
+            attn_mask=mask.unflatten(0, (live, -1)).to(query.dtype),
         )
-        return mixed.reshape(rows, -1)
+        return mixed.reshape(live, -1)
 
     def _mask(self, position_B1: Tensor, kv_length: int, window: int | None) -> Tensor:
-        """(B · K, 1, T) to add to scores: a row sees itself and what is before it, at most `window` positions."""
+        """(B · K, 1, T) to add to scores: a token sees itself and what is before it, at most `window` positions."""
         position_T = torch.arange(kv_length, device=position_B1.device)
         unseen_BT = position_T > position_B1
         if window is not None:

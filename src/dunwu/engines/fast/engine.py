@@ -37,7 +37,7 @@ __all__ = ["FastEngine", "unsupported_reason"]
 _MAX_ROWS: Final = {"cuda": 512}
 _MAX_ROWS_ELSEWHERE: Final = 256
 _LENGTH_UNIT: Final = 16
-"""A slot has room for a multiple of so many positions."""
+"""The positions of a slot are a multiple of this."""
 _CACHE_SHARE: Final = 0.4
 """Of the free memory, where no limit is given."""
 _KEEP_SHARE: Final = 1 / 32
@@ -137,14 +137,18 @@ class FastEngine(InProcessEngine):
         length = -(-length // _LENGTH_UNIT) * _LENGTH_UNIT
         slots = self._slots(completions, length, decoder.compute)
         decoder.extend_rope(length)
-        limit, penalised = sampling.max_new_tokens, sampling.repetition_penalty != 1.0
+        max_new_tokens, penalised = sampling.max_new_tokens, sampling.repetition_penalty != 1.0
         buffers = self._buffers
-        if buffers is None or not buffers.fits(slots, length, completions, limit, penalised):
+        if buffers is None or not buffers.fits(slots, length, completions, max_new_tokens, penalised):
             self._buffers = None  # before the new one is made: both might not fit
             cache = decoder.make_cache(slots, length)
             vocabulary = decoder.inner.config.vocab_size if penalised else 0
             state = SlotState.make(
-                slots=slots, completions=completions, limit=limit, vocabulary=vocabulary, device=decoder.device
+                slots=slots,
+                completions=completions,
+                max_new_tokens=max_new_tokens,
+                vocabulary=vocabulary,
+                device=decoder.device,
             )
             self._buffers = buffers = EngineBuffers(
                 cache=cache,
@@ -176,18 +180,18 @@ class FastEngine(InProcessEngine):
         wanted = min(completions, self.max_rows or _MAX_ROWS.get(self.device.type, _MAX_ROWS_ELSEWHERE))
         one = kv_bytes_per_slot(known_model(self.model).config, length, dtype)
         own = self._buffers.cache.bytes if self._buffers is not None else 0
-        room = self.kv_cache_bytes or int((free_memory(self.device) + own) * _CACHE_SHARE)
-        fitting = room // one
+        allowed = self.kv_cache_bytes or int((free_memory(self.device) + own) * _CACHE_SHARE)
+        fitting = allowed // one
         if fitting < 1:
             raise OutOfMemoryError(
                 f"not one completion of {length} tokens fits: its keys and values need {one / 2**20:.1f} MB, and "
-                f"{room / 2**20:.1f} MB are free for them; lower max_completion_length, or raise kv_cache_gib"
+                f"{allowed / 2**20:.1f} MB are free for them; lower max_completion_length, or raise kv_cache_gib"
             )
         if fitting < wanted:
             get_logger().once(
                 f"{wanted} completions of up to {length} tokens need {wanted * one / 2**30:.2f} GiB of keys and "
-                f"values, and {room / 2**30:.2f} GiB are free for them: {fitting} are computed at a time, the others "
-                "wait"
+                f"values, and {allowed / 2**30:.2f} GiB are free for them: {fitting} are computed at a time, the "
+                "others wait"
             )
         return int(min(wanted, fitting))
 
@@ -198,10 +202,10 @@ class FastEngine(InProcessEngine):
             self._buffers = self._decoder = None
 
 
-def _check_context(config: PretrainedConfig, prompt: int, new: int) -> None:
+def _check_context(config: PretrainedConfig, prompt_tokens: int, max_new_tokens: int) -> None:
     context = getattr(config, "max_position_embeddings", None)
-    if context is not None and prompt + new > context:
+    if context is not None and prompt_tokens + max_new_tokens > context:
         raise EngineError(
-            f"a prompt of {prompt} tokens and a completion of up to {new} do not fit the model's context of "
-            f"{context} tokens; shorten the prompt, or lower max_new_tokens"
+            f"a prompt of {prompt_tokens} tokens and a completion of up to {max_new_tokens} do not fit the model's "
+            f"context of {context} tokens; shorten the prompt, or lower max_new_tokens"
         )

@@ -1,6 +1,6 @@
 """Keys and values of every slot, in one block that is allocated once.
 
-A slot has room for a whole prompt and completion. Live slots are the first ones, without gaps, so that attention
+A slot takes a whole prompt and completion. Live slots are the first ones, without gaps, so that attention
 reads one plain view; slots are moved, never gathered, and nothing is paged. `FastEngine` decides how many slots fit.
 
 Shapes: S slots, B of them live, K kv heads, T positions, D head dimension.
@@ -63,9 +63,9 @@ class KVCache:
         """Each layer's keys and values as one table of positions, (2 · S · K · T, D); no copy."""
         return self.block.flatten(1, 4).unbind()
 
-    def view(self, rows: int, kv_length: int) -> list[tuple[Tensor, Tensor]]:
+    def view(self, live: int, kv_length: int) -> list[tuple[Tensor, Tensor]]:
         """Each layer's keys and values in the first slots and positions, (B · K, kv_length, D); no copy."""
-        return [(keys, values) for keys, values in self.block[:, :, :rows, :, :kv_length].flatten(2, 3).unbind()]
+        return [(keys, values) for keys, values in self.block[:, :, :live, :, :kv_length].flatten(2, 3).unbind()]
 
     def clear(self) -> None:
         """Zeros again: what an earlier call left may not be finite."""

@@ -34,10 +34,10 @@ SYNC_EVERY: Final = {"cuda": 8}
 KV_LENGTH_UNIT: Final = {"cuda": 64}
 """Attention reads a multiple of so many positions, so that one graph serves for a while."""
 _BATCHES: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512)
-"""Rows of a step on a GPU, rounded up, so that a few graphs serve all."""
+"""Slots of a step on a GPU, rounded up, so that a few graphs serve all."""
 _PREFILL_TOKENS: Final = 16_384
 _RETIRE_SHARE: Final = 1 / 16
-"""Moving slots costs about what a finished row costs in a few steps: it is done once this share has finished."""
+"""Moving slots costs about what a finished slot costs in a few steps: it is done once this share has finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class EngineBuffers:
     end_ids: Tensor
     """Tokens that end a completion."""
 
-    def fits(self, slots: int, length: int, completions: int, limit: int, penalised: bool) -> bool:
+    def fits(self, slots: int, length: int, completions: int, max_new_tokens: int, penalised: bool) -> bool:
         """Whether a call of this size can use these buffers."""
         is_large = self.cache.slots >= slots and self.cache.length >= length
-        return is_large and self.state.fits(completions, limit, penalised)
+        return is_large and self.state.fits(completions, max_new_tokens, penalised)
 
 
 class Scheduler:
@@ -143,17 +143,17 @@ class Scheduler:
         if not self.live:
             return
         graphs = self.buffers.graphs
-        rows = self.live if not graphs.enabled else _rounded_up(self.live, self.cache.slots)
+        slots = self.live if not graphs.enabled else _rounded_up(self.live, self.cache.slots)
         self.max_position = [position + 1 for position in self.max_position]
         unit = KV_LENGTH_UNIT.get(self.decoder.device.type, 1)
         kv_length = min(-(-max(self.max_position) // unit) * unit, self.cache.length)
 
         def step() -> None:
             state = self.state
-            logits_BV = self.decoder.step(state.token_S[:rows], state.position_S[:rows], kv_length, self.cache)
-            self._sample(0, rows, logits_BV)
+            logits_BV = self.decoder.step(state.token_S[:slots], state.position_S[:slots], kv_length, self.cache)
+            self._sample(0, slots, logits_BV)
 
-        graphs.run((rows, kv_length, *self._warpers()), step)
+        graphs.run((slots, kv_length, *self._warpers()), step)
 
     def _sample(self, start: int, end: int, logits_BV: Tensor) -> None:
         may_stop_V = self.stops.may_stop_V if self.stops is not None else None
@@ -224,5 +224,5 @@ def _units(prompts: int, n: int, slots: int) -> list[_Unit]:
     ]
 
 
-def _rounded_up(rows: int, slots: int) -> int:
-    return min((size for size in (*_BATCHES, slots) if size >= rows), default=slots) if rows < slots else slots
+def _rounded_up(live: int, slots: int) -> int:
+    return min((size for size in (*_BATCHES, slots) if size >= live), default=slots) if live < slots else slots

@@ -23,7 +23,7 @@ __all__ = ["SlotState"]
 class SlotState:
     """State by slot, outputs by completion.
 
-    Example: `SlotState.make(slots=4, completions=8, limit=12, vocabulary=0, device=torch.device("cpu"))`
+    Example: `SlotState.make(slots=4, completions=8, max_new_tokens=12, vocabulary=0, device=torch.device("cpu"))`
     """
 
     token_S: Tensor
@@ -50,7 +50,9 @@ class SlotState:
     """Tokens of each completion that has left its slot."""
 
     @classmethod
-    def make(cls, *, slots: int, completions: int, limit: int, vocabulary: int, device: torch.device) -> SlotState:
+    def make(
+        cls, *, slots: int, completions: int, max_new_tokens: int, vocabulary: int, device: torch.device
+    ) -> SlotState:
         """All empty; `vocabulary` is 0 where no repetition penalty is asked for."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
@@ -64,15 +66,18 @@ class SlotState:
             done_S=zeros(slots, dtype=torch.bool),
             may_stop_S=zeros(slots, dtype=torch.bool),
             seen_SV=zeros(slots, vocabulary, dtype=torch.bool) if vocabulary else None,
-            tokens_RC=zeros(completions, limit + 1),
-            logps_RC=zeros(completions, limit + 1, dtype=torch.float32),
-            uniform_RC=zeros(completions, limit + 1, dtype=torch.float64),
+            tokens_RC=zeros(completions, max_new_tokens + 1),
+            logps_RC=zeros(completions, max_new_tokens + 1, dtype=torch.float32),
+            uniform_RC=zeros(completions, max_new_tokens + 1, dtype=torch.float64),
             length_R=zeros(completions),
         )
 
-    def fits(self, completions: int, limit: int, penalised: bool) -> bool:
+    def fits(self, completions: int, max_new_tokens: int, penalised: bool) -> bool:
         """Whether a call of this size can use these tensors: outputs must have exactly its shape."""
-        return tuple(self.tokens_RC.shape) == (completions, limit + 1) and (self.seen_SV is not None) == penalised
+        return (
+            tuple(self.tokens_RC.shape) == (completions, max_new_tokens + 1)
+            and (self.seen_SV is not None) == penalised
+        )
 
     def tensors(self) -> list[Tensor]:
         """All that a step changes."""
@@ -114,8 +119,8 @@ class SlotState:
         """Sample a token for each slot of a range and write it down; finished slots write to the spare column."""
         slots = slice(start, end)
         completion_B, done_B, count_B = self.completion_S[slots], self.done_S[slots], self.count_S[slots]
-        limit = self.tokens_RC.shape[1] - 1
-        column_B = torch.where(done_B, limit, count_B)
+        max_new_tokens = self.tokens_RC.shape[1] - 1
+        column_B = torch.where(done_B, max_new_tokens, count_B)
         seen_BV = self.seen_SV[slots] if self.seen_SV is not None else None
         warped_BV = process_logits(logits_BV, sampling, seen_BV)
         ids_B, logps_B = sample(warped_BV, self.uniform_RC[completion_B, column_B], greedy=sampling.temperature == 0)
@@ -129,7 +134,7 @@ class SlotState:
         going_B = (~done_B).long()
         count_B += going_B
         self.position_S[slots] += going_B
-        done_B |= (ids_B.unsqueeze(1) == end_ids).any(dim=1) | (count_B >= limit)
+        done_B |= (ids_B.unsqueeze(1) == end_ids).any(dim=1) | (count_B >= max_new_tokens)
 
     def record_lengths(self, live: int) -> None:
         """Write down how long the completions in the live slots are."""

@@ -1,7 +1,7 @@
 """The weights of a known model in the layout the fast engine uses: four products a layer.
 
 Queries, keys and values are one product; output; gate and up; down. Either the policy's own modules are called, so
-that nothing is copied, or a fused copy is kept: fewer and larger products, in the dtype that the trainer computes in,
+that nothing is copied, or a fused copy is made: fewer and larger products, in the dtype that the trainer computes in,
 with adapters added in. The policy's weights are never changed.
 
 Shapes: N tokens, H hidden size.
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MAX_FUSED_BYTES: Final = 256 << 20
-"""Bytes up to which a fused copy in the same dtype is kept for its speed alone; see `fused_bytes`."""
+"""Bytes up to which a fused copy in the same dtype is made for its speed alone; see `fused_bytes`."""
 
 
 class Layer(Protocol):
