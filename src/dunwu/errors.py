@@ -11,8 +11,8 @@
     ├── RewardError                a reward function that failed
     └── NonFiniteError             a loss or gradient that is NaN or infinite
 
-All are `ValueError`s too, so `except ValueError` catches them. A missing optional package is a `ConfigError` that names
-the extra to install.
+All are `ValueError`s too, so `except ValueError` catches them. A missing optional package is a `ConfigError` that
+names the extra to install.
 """
 
 from __future__ import annotations

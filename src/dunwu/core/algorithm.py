@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dunwu.core.policy_losses import LossInputs, bind_policy_loss
+from dunwu.errors import ConfigError
 
 __all__ = [
     "STD_EPS",
