@@ -158,8 +158,8 @@ class TestStepByStep:
 
     def test_the_loss_is_zero_and_the_gradient_is_not(self, notebook: Any) -> None:
         text = text_of(notebook, "zero-loss")
-        assert "mean over each sequence: loss +0.0000, gradient norm 0.3009" in text
-        assert "mean over each token: loss +0.0233" in text
+        assert "seq_mean: loss +0.0000, gradient norm 0.3009" in text
+        assert "token_mean: loss +0.0233" in text
         deviation = math.sqrt(4.25 / 3) + 1e-4  # −A / (length × completions), for the first: 1.25 / deviation / 8
         assert f"{1.25 / deviation / 8:.4f}" in text
 
