@@ -48,7 +48,7 @@ def test_a_batch_is_counted_as_its_options_mean(config, options, prompts):
     assert made.gradient_accumulation_steps == 1
 
 
-def test_completions_that_hold_no_whole_groups_are_refused(config):
+def test_completions_that_are_no_whole_number_of_groups_are_refused(config):
     with pytest.raises(
         ValueError, match=r"6 completions a step are not a whole number of groups of 4; set prompts_per_step"
     ):
@@ -111,7 +111,7 @@ def test_an_unknown_choice_is_named_with_the_nearest_known_one(config, option, v
         config(**{option: value})
 
 
-def test_a_word_like_no_other_gets_the_whole_list():
+def test_a_value_like_no_other_gets_the_whole_list():
     assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
     assert did_you_mean("aple", ["apple", "pear"]) == "; did you mean 'apple'?"
 
@@ -125,7 +125,7 @@ def test_auto_find_batch_size_is_refused_with_what_to_do(config):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_fills_the_objective_and_an_explicit_option_wins_over_it(config, name):
+def test_every_preset_fills_the_algorithm_config_and_an_explicit_option_wins(config, name):
     plain = config(loss_type=name).algorithm()
     for field, value in PRESETS[name].items():
         assert getattr(plain, field) == value
@@ -146,18 +146,18 @@ def test_the_upper_clip_is_epsilon_unless_it_is_given(config):
 
 
 @pytest.mark.parametrize(("given", "meant"), [(True, "group"), (False, "none"), ("none", "none"), ("batch", "batch")])
-def test_scale_rewards_takes_the_words_and_the_older_truth_values(config, given, meant):
+def test_scale_rewards_takes_the_names_and_the_older_booleans(config, given, meant):
     assert config(scale_rewards=given).algorithm().scale_rewards == meant
 
 
-def test_the_kl_options_reach_the_objective(config):
+def test_the_kl_options_reach_the_algorithm_config(config):
     made = config(beta=0.04, kl_estimator="k2", kl_in="reward", use_bias_correction_kl=False, delta=4.0)
     objective = made.algorithm()
     assert (objective.beta, objective.kl_estimator, objective.kl_in) == (0.04, "k2", "reward")
     assert (objective.kl_importance_weighted, objective.loss_options["delta"]) == (False, 4.0)
 
 
-def test_there_are_at_most_55_options_of_our_own_and_each_says_what_it_is():
+def test_there_are_at_most_55_options_of_our_own_and_each_has_a_help_text():
     inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
     own = [f.name for f in dataclasses.fields(GRPOConfig) if f.init and f.name not in inherited]
     assert 20 < len(own) <= 55
@@ -175,7 +175,7 @@ def test_dictionaries_may_come_as_json_as_a_command_line_gives_them(config):
 
 
 @pytest.mark.parametrize("option", ["bf16", "fp16", "tf32"])
-def test_what_only_a_gpu_has_is_said_and_left_out_on_a_cpu(config, caplog, option):
+def test_what_only_a_gpu_has_is_warned_of_and_left_out_on_a_cpu(config, caplog, option):
     """The tutorials' scripts all say bf16=True: on a laptop they must run, and say in what they compute."""
     with caplog.at_level(logging.WARNING, logger="dunwu"):
         made = config(**{option: True}, use_cpu=True)
@@ -184,7 +184,7 @@ def test_what_only_a_gpu_has_is_said_and_left_out_on_a_cpu(config, caplog, optio
     assert option in caplog.text
 
 
-def test_nothing_is_said_of_precision_where_nothing_was_asked(config, caplog):
+def test_no_warning_about_precision_where_none_was_asked_for(config, caplog):
     made = config(use_cpu=True)
     assert made.bf16 is False
     assert caplog.records == []

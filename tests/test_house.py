@@ -87,7 +87,7 @@ SWITCHES = {name for name in modules() if name.split(".")[1:2] == ["compat"]}
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name not in SWITCHES])
-def test_a_module_says_what_it_is_and_what_is_public(name: str) -> None:
+def test_a_module_has_a_docstring_and_lists_its_public_names(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     for public in module.__all__:

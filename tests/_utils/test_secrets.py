@@ -43,7 +43,7 @@ def test_a_key_is_refused_by_its_name_or_its_looks(content: dict[str, Any], name
         assert value not in str(refused.value)
 
 
-def test_what_only_sounds_like_a_key_is_let_through() -> None:
+def test_options_with_names_like_a_key_are_accepted() -> None:
     reject_secrets(
         {
             "model_options": {"revision": WANDB, "token": True},
@@ -54,7 +54,7 @@ def test_what_only_sounds_like_a_key_is_let_through() -> None:
     )
 
 
-def test_a_recipe_and_its_overrides_may_hold_no_key(tmp_path: Path) -> None:
+def test_a_recipe_and_its_overrides_may_contain_no_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"model: embedded\ntask: gsm8k\nswanlab_key: {SWANLAB}\n")
     with pytest.raises(
@@ -98,7 +98,7 @@ def test_a_script_with_a_literal_key_gets_its_line_and_name_and_the_remedy(line:
         assert value not in said
 
 
-def test_a_script_that_takes_its_keys_from_elsewhere_is_told_nothing() -> None:
+def test_a_script_that_takes_its_keys_from_elsewhere_gets_no_warning() -> None:
     clean = """
 import os, getpass, wandb
 wandb.login()

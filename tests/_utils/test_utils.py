@@ -13,7 +13,7 @@ from dunwu._utils.suggest import did_you_mean
 from dunwu.core.metrics import MetricsBuffer
 
 
-def test_the_nearest_known_word_is_named_or_all_of_them() -> None:
+def test_the_nearest_known_name_is_suggested_or_all_are_listed() -> None:
     assert did_you_mean("learning_rat", ["learning_rate", "beta"]) == "; did you mean 'learning_rate'?"
     assert did_you_mean("zzz", ["b", "a"]) == "; known: a, b"
 

@@ -78,7 +78,7 @@ def test_a_key_among_the_arguments_is_not_repeated(capsys: pytest.CaptureFixture
         assert key not in capsys.readouterr().err
 
 
-def test_a_model_is_judged_on_a_task_without_rewards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_model_is_evaluated_on_a_task_without_rewards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """`list some under rewards:` was said, where there is no recipe to list them in."""
     source = tmp_path / "own.jsonl"
     source.write_text("\n".join(json.dumps({"prompt": f"1 2 {n} = {n + 3}"}) for n in range(4, 44)), encoding="utf-8")
@@ -90,7 +90,7 @@ def test_a_model_is_judged_on_a_task_without_rewards(capsys: pytest.CaptureFixtu
     assert "own: 2 prompts" in out
 
 
-def test_a_refused_recipe_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_refused_recipe_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code, _, _ = said(
         capsys, "train", "quickstart", "--train.output_dir", str(folder), "--train.max_completion_length", "2000"
@@ -160,7 +160,7 @@ def test_eval_takes_a_tasks_own_options(capsys: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.mark.slow
-def test_quickstart_trains_and_leaves_a_summary_a_picture_and_a_model(
+def test_quickstart_trains_and_writes_a_summary_a_picture_and_a_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "quick"

@@ -54,7 +54,7 @@ def made(tmp_path: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["GRPOConfig", "TrainingArguments"])
-def test_every_field_that_ever_was_is_a_field_now(kind: str) -> None:
+def test_every_field_of_any_version_is_a_field_now(kind: str) -> None:
     here = Version(transformers.__version__)
     known = {
         name for name, span in PUBLISHED[kind].items() if kind == "GRPOConfig" or Version(span.split("..")[0]) <= here
@@ -67,13 +67,13 @@ def test_every_field_of_the_model_config_that_ever_was_is_a_field_now() -> None:
     assert set(PUBLISHED["ModelConfig"]) <= set(ModelConfig.__dataclass_fields__)
 
 
-def test_every_row_is_about_an_argument_that_was() -> None:
+def test_every_entry_is_about_an_argument_that_existed() -> None:
     ever = {**PUBLISHED["GRPOConfig"], **PUBLISHED["ModelConfig"], **PUBLISHED["TrainingArguments"]}
     assert set(LEGACY_ARGUMENTS) <= set(ever), set(LEGACY_ARGUMENTS) - set(ever)
 
 
 @pytest.mark.parametrize("name", [name for name in LEGACY_ARGUMENTS if name in PUBLISHED["GRPOConfig"]])
-def test_a_row_names_the_first_and_the_last_trl_that_had_the_argument(name: str) -> None:
+def test_an_entry_names_the_first_and_the_last_trl_that_had_the_argument(name: str) -> None:
     first, last = (version.rsplit(".", 1)[0] for version in PUBLISHED["GRPOConfig"][name].split(".."))
     if LEGACY_ARGUMENTS[name].versions.startswith("TRL"):
         assert LEGACY_ARGUMENTS[name].versions == f"TRL {first}–{last if last != '1.16' else ''}"
@@ -122,18 +122,18 @@ def test_what_is_given_wins_over_versioned_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "0.14", "0.14.0", "0.15", "0.15.2"])
-def test_vllm_was_never_told_of_transformers_top_k(tmp_path: Path, version: str | None) -> None:
+def test_vllm_never_got_transformers_top_k(tmp_path: Path, version: str | None) -> None:
     set_options(trl_version=version)
     assert made(tmp_path, vllm_device="auto").top_k == 50
     assert made(tmp_path, vllm_device="auto", use_vllm=True).top_k == 0
 
 
-def test_vllm_was_told_of_top_k_from_0_16_on(tmp_path: Path) -> None:
+def test_vllm_got_top_k_from_0_16_on(tmp_path: Path) -> None:
     set_options(trl_version="0.16.1")
     assert made(tmp_path, use_vllm=True).top_k == 50
 
 
-def test_a_script_of_an_unknown_version_gets_today_s_defaults_and_is_told_which(
+def test_a_script_of_an_unknown_version_gets_the_current_defaults_and_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="dunwu")
@@ -162,7 +162,7 @@ def test_the_first_version_of_an_option_is_the_published_one(name: str) -> None:
     assert PUBLISHED["GRPOConfig"][name].startswith(f"{FIRST_VERSIONS[name]}.")
 
 
-def test_an_explicit_none_is_not_replaced_by_the_default_of_then(tmp_path: Path) -> None:
+def test_an_explicit_none_is_not_replaced_by_the_versioned_default(tmp_path: Path) -> None:
     assert made(tmp_path, vllm_device="auto").max_prompt_length == 512
     assert made(tmp_path, vllm_device="auto", max_prompt_length=None).max_prompt_length is None
 
@@ -237,7 +237,7 @@ def test_an_old_argument_becomes_today_s(tmp_path: Path, given: dict[str, Any], 
     assert getattr(made(tmp_path, **given), name) == value
 
 
-def test_what_the_model_is_told_directly_wins(tmp_path: Path) -> None:
+def test_options_given_to_the_model_directly_win(tmp_path: Path) -> None:
     config = made(tmp_path, trust_remote_code=True, model_init_kwargs={"trust_remote_code": False, "dtype": "auto"})
     assert config.model_init_kwargs == {"trust_remote_code": False, "dtype": "auto"}
 
@@ -318,7 +318,7 @@ def test_an_adapter_is_made_of_the_model_s_arguments() -> None:
     assert get_kbit_device_map() is None
 
 
-def test_a_tracker_that_is_not_installed_is_left_out_and_said(
+def test_a_tracker_that_is_not_installed_is_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = made(tmp_path, report_to=["comet_ml", "tensorboard"])

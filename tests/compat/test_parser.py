@@ -89,7 +89,7 @@ def test_a_switch_may_stand_alone_or_with_a_value(tmp_path: Path) -> None:
     assert config.shuffle_dataset is False
 
 
-def test_words_that_no_option_takes_are_named(recipe: Path, tmp_path: Path) -> None:
+def test_unknown_arguments_are_named(recipe: Path, tmp_path: Path) -> None:
     parser = TrlParser((ModelConfig, GRPOConfig))
     with pytest.raises(ValueError, match=r"'--lerning_rate'.*did you mean 'learning_rate'"):
         parser.parse_args_and_config(["--lerning_rate", "1"])

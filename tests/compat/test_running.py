@@ -86,7 +86,7 @@ def launch(folder: Path, source: str, *words: str, before: tuple[str, ...] = ())
 
 
 @pytest.mark.slow
-def test_a_script_of_then_trains_and_then_resumes(tmp_path: Path) -> None:
+def test_a_script_for_an_earlier_trl_trains_and_resumes(tmp_path: Path) -> None:
     from dunwu.embedded import embedded_model_path
 
     source = SCRIPT.replace("{model}", str(embedded_model_path()))

@@ -388,7 +388,7 @@ def test_a_uniform_model_gives_minus_log_v_everywhere(tiny):
     torch.testing.assert_close(entropy, torch.full((2, 6), math.log(tiny.vocabulary)))
 
 
-def test_a_model_that_says_previous_plus_one_is_certain_of_a_count(tiny):
+def test_a_model_that_predicts_previous_plus_one_is_certain_of_a_count(tiny):
     """Guards against the shift by one: log-probabilities of the wrong position are about −60 here, not about 0."""
     model = tiny.model("llama", hidden_size=tiny.vocabulary + (-tiny.vocabulary) % 8, num_attention_heads=4)
     width = model.config.hidden_size

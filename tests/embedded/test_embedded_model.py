@@ -117,7 +117,7 @@ def test_the_model_fits_its_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 @torch.no_grad()
-def test_the_model_reckons_but_gives_up_early(model: Any, tokenizer: Any) -> None:
+def test_the_model_can_do_arithmetic_but_gives_up_early(model: Any, tokenizer: Any) -> None:
     task = quickstart_task()
     rows = task.rows("validation")[:200]
     texts = [

@@ -23,7 +23,7 @@ def test_every_trial_is_right_judged_right_and_new() -> None:
     assert summary.trials > 3
 
 
-def test_a_thinker_with_insight_is_right_at_once_and_one_who_gives_up_tries_once() -> None:
+def test_with_insight_the_first_trial_is_right_and_giving_up_leaves_one_trial() -> None:
     task = quickstart_task()
     sure = write(TraceConfig(insight=1.0, give_up=0.0, broken=0.0))
     assert all(task.grade(row, text).strict for row, text in zip(PUZZLES, sure, strict=True))
@@ -54,6 +54,6 @@ def test_broken_tags_come_as_often_as_asked(share: float) -> None:
     assert whole == pytest.approx(1 - share + tolerated, abs=0.08)
 
 
-def test_the_same_dice_write_the_same_thoughts() -> None:
+def test_the_same_seed_gives_the_same_traces() -> None:
     config = TraceConfig(insight=0.1, give_up=0.4)
     assert write(config, 3) == write(config, 3) != write(config, 4)

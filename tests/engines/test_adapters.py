@@ -72,7 +72,7 @@ def test_lora_on_replicated_layers_is_sampled_as_the_policy_is(tiny, cpu_kernel)
     assert largest_gap(policy, prompts, engine.generate(prompts, SamplingParams(n=3, max_new_tokens=12))) < 1e-4
 
 
-def test_replicated_layers_that_the_config_does_not_describe_are_refused_in_a_sentence(tiny):
+def test_replicated_layers_that_the_config_does_not_describe_are_refused_in_one_sentence(tiny):
     """peft lengthens the model and not `layer_types`: transformers' own forward ends in an IndexError too."""
     policy = adapted(tiny, peft.LoraConfig(target_modules=SOME, layer_replication=[(0, 2), (0, 2)]), "qwen2")
     with pytest.raises(EngineError, match=r"it has 4 layers, and its config describes 2 \(layer_types\)"):

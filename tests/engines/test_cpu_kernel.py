@@ -60,7 +60,7 @@ def test_the_library_is_compiled_once_and_kept_in_the_users_cache_folder(tiny, c
 
 
 @pytest.mark.parametrize("way", ["DUNWU_NATIVE", "PATH"])
-def test_without_a_compiler_or_where_it_is_switched_off_other_steps_do_the_work(
+def test_without_a_compiler_or_where_it_is_switched_off_torch_does_the_work(
     tiny, cache_folder, monkeypatch, caplog, way
 ):
     """Without a compiler rollouts are three times slower, which nobody was told; who switches it off knows."""
@@ -95,7 +95,7 @@ def fake_compiler(folder: Path, monkeypatch, script: str) -> None:
     ],
     ids=["fails", "makes nonsense"],
 )
-def test_a_compiler_that_does_not_work_is_said_once_and_done_without(
+def test_a_compiler_that_does_not_work_is_reported_once_and_not_needed(
     tiny, cache_folder, monkeypatch, caplog, script, words
 ):
     """A user whose compiler is broken has a working trainer, and knows why it is slow."""

@@ -139,7 +139,7 @@ def test_log_probabilities_are_those_of_the_models_own_forward(engine_of, tiny, 
     ],
     ids="-".join,
 )
-def test_every_sampling_option_gives_the_completions_of_the_engine_generate(engine_of, tiny, options):
+def test_every_sampling_option_gives_the_completions_of_the_transformers_engine(engine_of, tiny, options):
     """Six rows at a time: a penalty that keeps what the slot's last row had said shows only then."""
     engine = engine_of(ends=ENDS, max_rows=6)
     prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16, seed=3, **options)
@@ -168,7 +168,7 @@ def test_ids_beyond_the_tokenizer_stay_in_the_completion_and_out_of_its_text(eng
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 7])
-def test_completions_do_not_depend_on_how_many_rows_are_computed_at_a_time(engine_of, tiny, max_rows):
+def test_completions_do_not_depend_on_how_many_are_computed_at_a_time(engine_of, tiny, max_rows):
     """With 1 and 2 a group of three is split; with 7, one slot stays empty while two groups live."""
     prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=16, seed=4)
     expected = engine_of(ends=ENDS).generate(prompts, sampling)
@@ -185,7 +185,7 @@ def test_completions_do_not_depend_on_the_order_of_prompts(engine_of, tiny):
     assert ids_of(forwards) == ids_of(backwards)[::-1]
 
 
-def test_another_seed_step_or_prompt_key_gives_other_completions_and_so_does_a_place_in_the_group(engine_of, tiny):
+def test_another_seed_step_row_or_sample_gives_other_completions(engine_of, tiny):
     """Keys: two rows of a dataset with the same text are two samples, not one twice."""
     engine, (first, second) = engine_of(), tiny.prompts("hello", "hello")
     samplings = [SamplingParams(n=4, max_new_tokens=16, **o) for o in ({}, {"seed": 1}, {"step": 1})]
@@ -196,7 +196,9 @@ def test_another_seed_step_or_prompt_key_gives_other_completions_and_so_does_a_p
     assert len({c.ids for c in chain(*groups)}) == 4 * 4
 
 
-def test_waiting_rows_take_the_places_of_finished_ones_and_each_prompt_is_computed_once(engine_of, tiny, monkeypatch):
+def test_waiting_completions_take_freed_slots_and_each_prompt_is_computed_once(
+    engine_of, tiny, monkeypatch
+):
     """Guards against batches that wait for their longest row, and against rows that are stepped after their end."""
     engine = engine_of(ends=ENDS, max_rows=6)
     decoder, stepped, prefilled = decoder_of(engine), [], []
@@ -226,7 +228,7 @@ def test_waiting_rows_take_the_places_of_finished_ones_and_each_prompt_is_comput
 # -- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_cache_makes_rows_wait_and_says_so_once(engine_of, tiny, caplog):
+def test_a_small_cache_makes_completions_wait_and_logs_that_once(engine_of, tiny, caplog):
     prompts, sampling = tiny.prompts(*TEXTS), SamplingParams(n=3, max_new_tokens=19, seed=4)
     whole = engine_of(ends=ENDS)
     length = max(len(prompt.ids) for prompt in prompts) + 19
@@ -239,7 +241,7 @@ def test_a_small_cache_makes_rows_wait_and_says_so_once(engine_of, tiny, caplog)
     assert f"18 completions of up to {length} tokens" in said and "5 are computed at a time" in said
 
 
-def test_a_cache_for_less_than_one_row_is_refused_with_the_numbers(engine_of, tiny):
+def test_a_cache_for_less_than_one_completion_is_refused_with_the_numbers(engine_of, tiny):
     """2 layers × (keys + values) × 2 heads × 8 wide × 65,536 positions × 4 bytes = 16 MB."""
     engine = engine_of(stirred(tiny.model("qwen2", max_position_embeddings=70_000)), kv_cache_bytes=3 << 19)
     with pytest.raises(
@@ -286,7 +288,7 @@ def test_weights_changed_in_place_are_used_by_the_next_call_without_a_load(engin
     assert changed == fresh.generate(prompts, sampling)
 
 
-def test_a_token_made_certain_by_the_trainer_is_what_the_next_call_says(engine_of, tiny):
+def test_a_token_made_certain_by_the_trainer_is_sampled_by_the_next_call(engine_of, tiny):
     """Every hidden state is made of ones, and the head loves the ninth token: nothing of the last call may speak."""
     engine, sampling = engine_of(), SamplingParams(n=2, max_new_tokens=5)
     engine.generate(tiny.prompts(*TEXTS), sampling)
@@ -297,7 +299,7 @@ def test_a_token_made_certain_by_the_trainer_is_what_the_next_call_says(engine_o
     assert {c.ids for c in chain(*engine.generate(tiny.prompts(*TEXTS), sampling))} == {(9,) * 5}
 
 
-def test_calls_of_other_sizes_and_another_model_find_nothing_of_the_calls_before(engine_of, tiny):
+def test_calls_of_other_sizes_and_another_model_see_nothing_of_earlier_calls(engine_of, tiny):
     """Cache and row tensors are kept between calls: larger, smaller, penalised, longer, then another family."""
     first, second = stirred(tiny.model("qwen2")), stirred(tiny.model("mistral", num_hidden_layers=3))
     engine = engine_of(first, ends=ENDS)
@@ -325,7 +327,7 @@ def with_adapter(tiny, family="llama", **options):
     return get_peft_model(stirred(tiny.model(family)), config).eval()
 
 
-def test_an_adapter_speaks_while_it_is_on_and_the_base_weights_stay_as_they_are(engine_of, tiny):
+def test_an_active_adapter_changes_completions_and_the_base_weights_stay_as_they_are(engine_of, tiny):
     """Merging in place and back again would leave rounding in the weights that the trainer holds frozen."""
     model, base = with_adapter(tiny), stirred(tiny.model("llama"))
     engine, before = engine_of(model), tiny.weights(model)
@@ -467,7 +469,9 @@ def test_a_prompt_and_completion_beyond_the_context_are_refused_with_the_numbers
 @pytest.mark.parametrize(
     ("family", "config", "reason"), [("gpt2", {}, "'gpt2'"), ("llama", rope("dynamic"), "'dynamic'")], ids=str
 )
-def test_an_unknown_model_is_refused_by_the_fast_engine_and_given_to_generate(tiny, caplog, family, config, reason):
+def test_an_unknown_model_is_refused_by_the_fast_engine_and_given_to_transformers(
+    tiny, caplog, family, config, reason
+):
     model = tiny.model(family, **config)
     with pytest.raises(ValueError, match=f"{reason}.*use the engine 'transformers'"):
         FastEngine(model, tiny.tokenizer())
@@ -478,7 +482,7 @@ def test_an_unknown_model_is_refused_by_the_fast_engine_and_given_to_generate(ti
     assert "engine 'transformers'" in caplog.text and reason in caplog.text
 
 
-def test_a_known_model_gets_the_fast_engine_unless_generate_is_asked_for(tiny, caplog):
+def test_a_known_model_gets_the_fast_engine_unless_transformers_is_asked_for(tiny, caplog):
     model = tiny.model("qwen3")
     with caplog.at_level(logging.INFO, logger="dunwu"):
         engines = [make_engine(model, tiny.tokenizer(), kind=kind) for kind in ("auto", "fast", "transformers")]
@@ -547,7 +551,7 @@ EVERYTHING = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repe
 )
 @pytest.mark.parametrize("family", ["mistral", "qwen3"])
 @torch.inference_mode()
-def test_a_step_asks_the_device_nothing(tiny, family, options):
+def test_a_step_never_waits_for_the_device(tiny, family, options):
     """On the meta device there are no values to ask for; it takes the paths of a GPU, not those of a CPU."""
     engine, sampling = FastEngine(tiny.model(family).to("meta"), tiny.tokenizer()), SamplingParams(n=4, **options)
     decoder = engine.decoder()
@@ -573,7 +577,7 @@ def test_a_step_asks_the_device_nothing(tiny, family, options):
     ],
     ids=["mask", "nonzero", "item", "bool", "masked_select", "to the host", "from the host"],
 )
-def test_what_would_stall_a_gpu_is_seen_by_the_test_above(stalls):
+def test_the_test_above_detects_what_would_stall_a_gpu(stalls):
     x = torch.zeros(2, dtype=torch.long, device="meta")
     with pytest.raises(Waits), NeverWaits():
         stalls(x)
@@ -661,7 +665,7 @@ def test_weights_that_were_replaced_are_used_by_the_next_call_without_a_load(eng
     assert engine.generate(prompts, sampling) == engine_of(other).generate(prompts, sampling)
 
 
-def test_a_call_after_one_with_broken_weights_is_as_if_that_had_not_been(engine_of, tiny):
+def test_a_call_after_one_with_broken_weights_is_unaffected(engine_of, tiny):
     """A kept cache holds its NaN: a masked place still enters a product, and 0 · NaN is NaN."""
     engine, sampling = engine_of(), SamplingParams(n=3, max_new_tokens=16)
     prompts, kept = tiny.prompts(*TEXTS[:2]), tiny.weights(engine.model)
@@ -692,7 +696,7 @@ def test_another_activation_is_used_or_refused(tiny, native):
     ],
     ids=["head", "embedding", "tokens"],
 )
-def test_adapters_on_the_head_and_the_embedding_speak_too_or_are_refused(tiny, native, options):
+def test_adapters_on_the_head_and_the_embedding_are_used_or_refused(tiny, native, options):
     model, prompts = with_adapter(tiny, **options), tiny.prompts(*TEXTS)
     with torch.no_grad():
         for name, weight in model.named_parameters():

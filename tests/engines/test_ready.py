@@ -107,7 +107,7 @@ def test_a_sync_can_be_forced_and_an_unknown_version_always_syncs():
     assert [call[1] for call in engine.calls if call[0] == "sync"] == [4, 4, -1, -1, 4]
 
 
-def test_without_a_policy_the_door_only_opens_a_session():
+def test_without_a_policy_ready_only_opens_a_session():
     engine = Watching()
     with ready(engine):
         pass
@@ -127,7 +127,7 @@ def test_a_sync_that_failed_is_tried_again():
     assert [call[1] for call in engine.calls if call[0] == "sync"] == [12, 13, 13, 12]
 
 
-def test_the_door_keeps_no_engine_and_no_policy_alive():
+def test_ready_keeps_no_engine_and_no_policy_alive():
     engine, policy = Watching(), torch.nn.Linear(1, 1)
     with ready(engine, policy, version=1):
         pass
@@ -190,7 +190,7 @@ def test_another_model_within_a_session_samples_without_dropout_and_its_mode_is_
 # -- engines by name ------------------------------------------------------------------------------------------------
 
 
-def test_an_engine_of_yours_is_made_with_its_options_and_follows_the_policy_through_the_door(tiny, foreign):
+def test_an_engine_of_yours_is_made_with_its_options_and_synced_by_ready(tiny, foreign):
     policy = tiny.model("qwen2").eval()
     options = {"seats": 2, "colour": "blue"}
     engine = make_engine(policy, tiny.tokenizer(), kind=f"{foreign}:Copying", options=options)

@@ -119,7 +119,7 @@ def test_every_part_of_a_seed_changes_it_and_none_runs_into_its_neighbour():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_rows_random_numbers_come_from_its_own_seed_alone():
+def test_a_completions_random_numbers_come_from_its_own_seed_alone():
     alone = uniform_draws([11], 5, torch.device("cpu"))
     together = uniform_draws([7, 11, 13], 9, torch.device("cpu"))
     assert torch.equal(alone[0], together[1, :5])
@@ -175,7 +175,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(engine_of, tin
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0.8])
-def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(engine_of, tiny, penalty):
+def test_the_repetition_penalty_counts_prompt_and_completion_as_generate_does(engine_of, tiny, penalty):
     """Guards against a penalty on padding: the pad token would become less likely in short prompts only."""
     engine = engine_of("llama")
     prompts = tiny.prompts(*TEXTS)
@@ -193,7 +193,7 @@ def test_the_repetition_penalty_sees_prompt_and_completion_as_generate_does(engi
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_rows_that_finish_and_leave_the_batch_change_no_other_row(engine_of, tiny, family):
+def test_completions_that_finish_and_leave_the_batch_change_no_other(engine_of, tiny, family):
     """Guards against a cache gathered in another order than the rows: completions would then mix prompts."""
     prompts = tiny.prompts(*TEXTS)
     sampling = SamplingParams(n=8, max_new_tokens=16, seed=5)

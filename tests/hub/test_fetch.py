@@ -107,7 +107,7 @@ def test_a_connection_that_breaks_half_way_is_taken_up_again(home: Any, folders:
     assert any(asked.range for asked in home.server.requests), "the second request asks for the rest"
 
 
-def test_wrong_bytes_come_again_once_and_then_are_named(home: Any, folders: Any) -> None:
+def test_a_file_with_wrong_bytes_is_downloaded_once_more_and_then_named(home: Any, folders: Any) -> None:
     home.server.misbehaviour.wrong = {LARGE: 1, (MODEL, "model.safetensors"): 99, (MODEL, "config.json"): 1}
     repaired, refused = fetched(
         home, ("org/large", "large", {"source": "hf", "kind": "model"}), (MODEL, "model", {"source": "hf"})
@@ -135,7 +135,7 @@ def test_a_damaged_file_in_the_folder_is_replaced_and_the_others_are_kept(home: 
     assert report[5] == 1 and same(home.folder / "model", folders["model", MODEL], but=("pytorch_model.bin",))
 
 
-def test_every_refusal_is_a_sentence(home: Any, dead: str) -> None:
+def test_every_refusal_is_one_sentence(home: Any, dead: str) -> None:
     home.server.misbehaviour.gated.add("org/large")
     gated, revision, nothing, here, path, local = fetched(
         home,
@@ -164,7 +164,7 @@ def test_auto_fetches_from_modelscope_when_the_first_hub_is_down(home: Any, fold
     assert same(home.folder / "data", folders["dataset", "zouxuhong/Countdown-Tasks-3to4"])
 
 
-def test_a_disk_without_room_is_said_before_the_download(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_the_download(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1000000000\.00 GB are still to be downloaded and .* GB free"):
         _check_room(tmp_path, [File("weights", 10**18, None, None)])
 
@@ -176,7 +176,7 @@ def test_a_hub_cannot_write_outside_the_folder(path: str) -> None:
     assert File("a/b..c.txt", 1, None, None).path == "a/b..c.txt"
 
 
-def test_a_hub_cannot_write_what_git_obeys_and_must_give_sizes() -> None:
+def test_a_hub_cannot_write_files_that_git_acts_on_and_must_give_sizes() -> None:
     with pytest.raises(HubError, match=r"'\.git/hooks/pre-commit', which git would act on"):
         File(".git/hooks/pre-commit", 1, None, None)
     for size in ("1", -1, None):
@@ -248,7 +248,7 @@ def test_a_password_in_the_hubs_address_is_never_repeated(home: Any, dead: str) 
     assert "S3cretWord" not in done.stdout + done.stderr
 
 
-def test_an_address_without_its_beginning_is_said_to_be_that(home: Any) -> None:
+def test_an_endpoint_without_https_is_refused(home: Any) -> None:
     code = "from dunwu.hub import locate\ntry:\n    locate('org/name')\nexcept ValueError as error:\n    print(error)"
     printed = home.run(code, HF_ENDPOINT="hf-mirror.com").stdout
     assert "HF_ENDPOINT='hf-mirror.com' is not a URL; write it in full: HF_ENDPOINT=https://hf-mirror.com" in printed
@@ -256,7 +256,7 @@ def test_an_address_without_its_beginning_is_said_to_be_that(home: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_came_and_what_is_next_and_the_data_can_be_read(home: Any) -> None:
+def test_the_command_prints_what_was_downloaded_and_what_is_next_and_the_data_can_be_read(home: Any) -> None:
     model = home.run("-m", "dunwu", "fetch", MODEL, "--to", "m").stdout
     assert f"model {MODEL} from the Hugging Face hub" in model and "left out" in model
     assert "next: dunwu train gsm8k --model m" in model

@@ -103,7 +103,7 @@ def test_a_mirror_in_hf_endpoint_is_the_hub(home: Any, folders: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["refused", "silent"])
-def test_offline_is_noticed_at_once_and_said(home: Any, dead: str, silent: Callable[[], str], way: str) -> None:
+def test_offline_is_noticed_at_once_and_logged(home: Any, dead: str, silent: Callable[[], str], way: str) -> None:
     address = dead if way == "refused" else silent()
     code = HEAD + (
         "start = time.monotonic()\noffline_if_unreachable()\nprint('FIRST', time.monotonic() - start)\n"
@@ -133,7 +133,7 @@ def test_the_switch_reaches_clients_that_were_imported_before(home: Any, dead: s
     home.run(code, HF_ENDPOINT=dead)
 
 
-def test_a_model_that_is_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_model_that_is_a_file_is_refused_as_one(tmp_path: Path) -> None:
     """Its bytes are no JSON, which was taken for the answer of a hub."""
     from dunwu.model.loading import load_model
 
@@ -147,7 +147,7 @@ def test_a_model_that_is_a_file_is_said_to_be_one(tmp_path: Path) -> None:
     assert "no hub" not in str(refused.value) and "login page" not in str(refused.value)
 
 
-def test_what_is_no_hub_but_a_login_page_is_said_to_be_that(home: Any) -> None:
+def test_a_login_page_in_place_of_a_hub_is_reported_as_one(home: Any) -> None:
     home.server.misbehaviour.login_page = True
     code = HEAD + 'try:\n    locate("org/name", source="hf")\nexcept ValueError as error:\n    print(error)'
     assert "is no hub: a login page of this network, or a wrong HF_ENDPOINT" in home.run(code).stdout
@@ -163,7 +163,7 @@ def test_a_name_that_is_typed_right_gets_no_other_suggested(home: Any) -> None:
     assert "did you mean 'Qwen/Qwen2.5-0.5B-Instruct'?" in wrong
 
 
-def test_offline_that_the_user_asked_for_is_honoured_and_not_remarked_upon(home: Any) -> None:
+def test_offline_mode_set_by_the_user_is_respected_without_a_message(home: Any) -> None:
     code = HEAD + (
         "print('SAID', offline_if_unreachable())\n"
         f'for source in ("auto", "hf"):\n    try:\n        locate("{MODEL}", source=source)\n'
@@ -175,7 +175,7 @@ def test_offline_that_the_user_asked_for_is_honoured_and_not_remarked_upon(home:
     assert f"hf '{MODEL}' is not in the cache, and HF_HUB_OFFLINE is set" in said
 
 
-def test_what_the_hub_refuses_is_said_before_anything_is_loaded(home: Any) -> None:
+def test_what_the_hub_refuses_is_reported_before_anything_is_loaded(home: Any) -> None:
     cases = [
         ("Qwen/Qwen2.5-0.5B-Instuct", "hf", None),
         ("gsm8k", "hf", None),
@@ -219,7 +219,7 @@ def test_a_hub_that_takes_connections_and_never_answers_is_not_waited_for(home: 
 
 
 @pytest.mark.slow
-def test_a_gated_model_says_where_to_ask_and_no_key_is_shown(home: Any) -> None:
+def test_a_gated_model_names_where_to_ask_and_no_key_is_shown(home: Any) -> None:
     home.server.misbehaviour.gated.add(MODEL)
     key = "hf_" + "k" * 34
     code = (
@@ -266,7 +266,7 @@ def test_a_name_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.
     assert time.monotonic() - start < 8
 
 
-def test_a_network_that_cuts_the_first_encrypted_word_counts_as_none() -> None:
+def test_a_network_that_cuts_the_tls_handshake_counts_as_none() -> None:
     def cut() -> None:
         for _ in range(2):
             taken, _ = listening.accept()
@@ -285,7 +285,7 @@ def test_a_name_that_does_not_exist_is_no_hub() -> None:
     assert time.monotonic() - start < 20
 
 
-def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
+def test_a_damaged_weight_file_is_reported(folders: Any, tmp_path: Path) -> None:
     import shutil
 
     from dunwu.model.loading import load_model
@@ -297,7 +297,7 @@ def test_a_damaged_weight_file_is_said(folders: Any, tmp_path: Path) -> None:
         load_model(str(tmp_path / "model"))
 
 
-def test_a_full_disk_is_said_and_other_errors_are_left_alone() -> None:
+def test_a_full_disk_is_reported_and_other_errors_are_left_alone() -> None:
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = OSError(28, "No space left on device")
     explained = str(explain_error(wrapped, "org/name"))

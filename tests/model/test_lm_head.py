@@ -120,7 +120,7 @@ def test_no_tokens_have_no_log_probabilities_and_gradients_of_zero(kind):
     assert all(p.grad is None or not p.grad.any() for p in head.parameters())
 
 
-def test_two_words_and_two_tokens_are_as_worked_out_by_hand(monkeypatch):
+def test_two_vocabulary_entries_and_two_tokens_are_as_worked_out_by_hand(monkeypatch):
     """Logits 0 and ln 3: p = (1/4, 3/4). At temperature 1/2 they are 0 and ln 9: p = (1/10, 9/10)."""
     chunks_of(monkeypatch, 2)
     weight = torch.tensor([[1.0], [3.0]], dtype=torch.float64).log()

@@ -85,7 +85,7 @@ def test_a_file_is_not_taken_for_a_hub(tiny, tmp_path):
         (".", False),
     ],
 )
-def test_a_path_that_is_missing_is_told_from_a_hubs_name(name, missing):
+def test_a_missing_path_is_distinguished_from_a_hub_name(name, missing):
     assert looks_like_missing_path(name) is missing
 
 
@@ -95,7 +95,7 @@ def test_a_missing_folder_is_named(tmp_path):
             load(tmp_path / "nothing")
 
 
-def test_a_model_without_a_tokenizer_is_told_apart_from_one_without_a_folder(tiny, tmp_path):
+def test_a_model_without_a_tokenizer_is_distinguished_from_a_missing_folder(tiny, tmp_path):
     folder = saved(tiny, tmp_path / "model")
     with pytest.raises(ModelError, match="no tokenizer was found beside the model"):
         tokenizer_of(load_model(folder))
@@ -119,7 +119,7 @@ def test_a_model_with_sampling_options_and_no_do_sample_can_be_saved_and_keeps_t
     assert written["eos_token_id"] == [1, 4] and (tmp_path / "trained" / "model.safetensors").exists()
 
 
-def test_a_model_object_is_mended_too_and_what_cannot_be_mended_is_refused_at_the_start(tiny, tmp_path):
+def test_a_model_object_is_fixed_too_and_what_cannot_be_fixed_is_refused_at_the_start(tiny, tmp_path):
     model = tiny.model()
     model.generation_config.top_p = 0.5
     prepare_policy(model, {}).save_pretrained(tmp_path / "trained")
@@ -143,7 +143,7 @@ def test_a_model_that_is_wholly_frozen_is_refused(tiny, tmp_path):
     )
 
 
-def test_an_adapter_without_peft_says_what_to_install(tiny, monkeypatch):
+def test_an_adapter_without_peft_names_what_to_install(tiny, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"lora needs the package peft: pip install 'dunwu\[peft\]'"):
         require_peft("lora")

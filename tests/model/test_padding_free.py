@@ -103,7 +103,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_is_padded_for_every_known_architecture(tiny, name, dtype):
+def test_the_padding_free_forward_equals_the_padded_one_for_every_known_architecture(tiny, name, dtype):
     """A window that is counted from the wrong end, a prompt that sees another's keys, heads paired with others'."""
     family, config = MODELS[name]
     model = tiny.model(family, **config)
@@ -122,7 +122,7 @@ def test_packed_is_padded_for_every_known_architecture(tiny, name, dtype):
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gpt2"])
-def test_a_row_says_what_a_plain_call_of_the_model_says_of_it_alone(tiny, family):
+def test_a_row_has_the_log_probabilities_of_a_plain_call_with_it_alone(tiny, family):
     """Packed and padded could be wrong together: a row alone, without mask, layout or padding, cannot."""
     model = tiny.exact(tiny.model(family))
     batch = one_batch(tiny)
@@ -138,7 +138,7 @@ def test_a_row_says_what_a_plain_call_of_the_model_says_of_it_alone(tiny, family
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_shared_prompt_teaches_what_each_row_with_its_own_prompt_teaches(tiny, name):
+def test_a_shared_prompt_gives_the_gradient_of_rows_with_their_own_prompts(tiny, name):
     """The prompt's activations get the sum of its completions' gradients, once."""
     family, config = MODELS[name]
     model = tiny.exact(tiny.model(family, **config))
@@ -356,7 +356,7 @@ def test_a_prompt_is_computed_once_for_its_group_and_nothing_is_padded(tiny):
     assert 0 < flops[forward_logps] < 0.5 * flops[padded_logps]
 
 
-def test_groups_that_teach_nothing_are_not_computed_and_no_micro_batch_is_computed_twice(tiny, make_trainer):
+def test_groups_without_advantage_are_not_computed_and_no_micro_batch_is_computed_twice(tiny, make_trainer):
     """Half of the groups get one reward: half of the tokens. On policy, one forward does all."""
 
     def reward(prompts, completions, **_):

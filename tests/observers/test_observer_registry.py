@@ -94,7 +94,7 @@ def test_a_mistake_in_an_observer_is_named(foreign: str, name: str, options: dic
         resolve_observer(f"{foreign}:{name}", options)
 
 
-def test_an_unknown_name_tells_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no built-in observer 'rollouts_log'; did you mean 'rollout_log'"):
         resolve_observer("rollouts_log")
 

@@ -50,7 +50,7 @@ def test_the_console_prints_the_first_every_nth_and_the_last_step() -> None:
     assert "equation 0.25" in lines[1] and lines[-1].split()[7] == "0:00"
 
 
-def test_the_console_tells_the_time_left_from_the_recent_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_console_estimates_the_time_left_from_the_recent_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("dunwu.observers.console.monotonic", lambda: now)
     out = io.StringIO()
@@ -201,7 +201,7 @@ def test_a_kill_while_a_resumed_file_is_cut_leaves_the_file_as_it_was(
     assert steps_in(path) == [1, 2, 3] and sorted(tmp_path.iterdir()) == [path]
 
 
-def test_completions_are_printed_as_often_as_the_run_logs_and_as_many_as_it_says(
+def test_completions_are_printed_as_often_as_the_run_logs_and_as_many_as_the_option_asks(
     caplog: pytest.LogCaptureFixture, group: Any
 ) -> None:
     caplog.set_level("INFO", "dunwu")

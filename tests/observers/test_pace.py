@@ -34,7 +34,7 @@ def test_the_first_step_is_not_what_the_others_will_take() -> None:
     assert pace([30.0, *[1.0] * 9]).remaining(10) == pytest.approx(10.0)
 
 
-def test_an_evaluation_now_and_then_is_part_of_the_pace_but_no_trend() -> None:
+def test_an_occasional_evaluation_is_part_of_the_pace_but_not_a_trend() -> None:
     seconds = [1.0, *(6.0 if i % 10 == 9 else 1.0 for i in range(100))]  # 1.5 s a step
     assert pace(seconds, [40.0] * 101).remaining(100) == pytest.approx(150.0)
 

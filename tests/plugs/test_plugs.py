@@ -115,7 +115,7 @@ def test_an_environment_by_name_answers_between_turns_and_is_not_trained_on(tmp_
     assert all(talk.sampled is not None and not all(talk.sampled) for talk in talks)
 
 
-def test_an_observer_by_name_hears_the_run(tmp_path):
+def test_an_observer_by_name_gets_every_event_of_the_run(tmp_path):
     outside.Tally.heard.clear()
     trainer_of(tmp_path, observers=["outside:Tally"]).train()
     assert outside.Tally.heard == ["start 2", "rollouts 1", "step 1", "rollouts 2", "step 2", "end"]

@@ -79,7 +79,7 @@ def test_shares_and_their_errors_are_those_of_the_prompts(tiny: Any) -> None:
     assert "letters: 3 prompts, 2 samples" in report.table() and "50.0 % ± 28.9" in report.table()
 
 
-def test_it_asks_once_greedily_and_then_at_the_temperature(tiny: Any) -> None:
+def test_it_samples_once_greedily_and_then_at_the_temperature(tiny: Any) -> None:
     engine = Scripted(["A."], [["A."] * 3])
     task: Any = SimpleNamespace(name="letters", grade=judge)
     evaluate(engine, task, prompts(tiny, 1), samples=3, max_new_tokens=9, temperature=0.7, seed=5)

@@ -215,7 +215,7 @@ def test_an_experiment_with_a_task_of_ones_own_has_its_summary(
     assert log.path is None
 
 
-def test_an_output_folder_that_is_a_file_is_said_before_anything_is_loaded(mine: str, tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_loaded(mine: str, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ConfigError, match=r"train.output_dir='.*out' is a file; name a folder"):
         Experiment(recipe(mine, tmp_path))

@@ -204,12 +204,12 @@ def test_a_tutorials_recipe_has_the_tutorials_step(name: str, prompts: int, comp
     assert (config.prompts_per_step, config.num_generations) == (prompts, completions)
 
 
-def test_a_model_folder_that_is_not_there_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_model_folder_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no folder"):
         make_tokenizer(str(tmp_path / "nowhere"))
 
 
-def test_a_model_folder_without_a_tokenizer_is_said(tmp_path: Path) -> None:
+def test_a_model_folder_without_a_tokenizer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
     with pytest.raises(ValueError, match="no tokenizer was found beside the model"):
         make_tokenizer(str(tmp_path))

@@ -13,7 +13,7 @@ from dunwu.rewards import countdown, formats, numbers, text
 @pytest.mark.parametrize(
     "written", ["72", "72.0", "$72.00", " 72 ", "72.", "**72**", "**72**.", "`72`", "+72", "$72$"]
 )
-def test_seventy_two_is_seventy_two_however_it_is_dressed(written: str) -> None:
+def test_seventy_two_is_seventy_two_however_it_is_written(written: str) -> None:
     assert numbers.numbers_equal(written, "72")
     assert numbers.strict_correct(f"<answer>{written}</answer>", "72")
 
@@ -106,7 +106,7 @@ def test_strict_needs_the_tags_and_lenient_does_not() -> None:
     assert not numbers.strict_correct("<answer>72 apples</answer>", "72")
 
 
-def test_number_rewards_say_none_where_the_gold_answer_is_no_number() -> None:
+def test_number_rewards_return_none_where_the_gold_answer_is_no_number() -> None:
     said = ["<answer>72.0</answer>", "it is 72", "<answer>7</answer>", "<answer>7</answer>"]
     gold = ["72", "72", "unknown", None]
     assert rewards.number_matches(said, answer=gold) == [1.0, 0.0, None, None]
@@ -289,7 +289,7 @@ def test_a_box_is_compared_as_a_number_where_it_is_one() -> None:
     assert rewards.boxed_answer_matches(said, ground_truth=truth) == [1.0, 1.0, 0.0, None, 0.0]
 
 
-def test_lines_of_a_thought_that_were_said_before_lower_the_share_that_is_new() -> None:
+def test_repeated_lines_of_a_thought_lower_the_share_of_new_ones() -> None:
     said = [
         "<think>1+2=3 no\n1+3=4 no\n1+2=3 no\n1+2=3 no\n</think>\n<answer>1+2</answer>",
         "<think>1+2=3 yes\n</think>\n<answer>1+2</answer>",

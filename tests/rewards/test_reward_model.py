@@ -85,7 +85,7 @@ def test_a_saved_model_is_loaded_by_name_and_named_after_its_folder(
     )
 
 
-def test_a_model_with_two_labels_is_refused_in_words(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_model_with_two_labels_is_refused_with_the_reason(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="must have one label"):
         RewardModel(made_model(labels=2), tokenizer)
 

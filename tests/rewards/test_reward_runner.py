@@ -146,7 +146,7 @@ PROBLEMS: list[tuple[Any, int | None, str, str]] = [
 
 
 @pytest.mark.parametrize(("function", "row", "kind", "detail"), PROBLEMS)
-def test_a_problem_is_raised_with_function_row_and_reason(
+def test_a_failure_is_raised_with_function_row_and_reason(
     function: Any, row: int | None, kind: str, detail: str
 ) -> None:
     runner = RewardRunner([length, function], timeout=0.5)
@@ -160,7 +160,7 @@ def test_a_problem_is_raised_with_function_row_and_reason(
 
 
 @pytest.mark.parametrize(("function", "row", "kind", "detail"), PROBLEMS)
-def test_a_skipped_problem_is_none_counted_and_reported(
+def test_a_skipped_failure_is_none_counted_and_reported(
     function: Any, row: int | None, kind: str, detail: str
 ) -> None:
     runner = RewardRunner([length, function], timeout=0.5, on_error="skip")
@@ -222,7 +222,7 @@ def test_a_timeout_error_of_the_function_itself_is_an_exception() -> None:
     assert caught.value.failure.kind == "exception"
 
 
-def test_the_search_for_hanging_rows_ends_and_says_which_rows_it_did_not_try() -> None:
+def test_the_search_for_hanging_rows_ends_and_names_the_rows_it_did_not_try() -> None:
     runner = RewardRunner(lambda **given: hang(), timeout=0.1, on_error="skip")
     start = time.perf_counter()
     scores = scored(runner, ["a"] * 50)
@@ -400,7 +400,7 @@ def test_a_failed_batch_counts_only_in_a_row() -> None:
         scored(runner, ["bad"])
 
 
-def test_a_batch_that_nothing_scored_is_warned_of_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_nothing_scored_is_warned_of_occasionally(caplog: pytest.LogCaptureFixture) -> None:
     runner = RewardRunner(
         [lambda completions: [None] * len(completions), lambda completions: [None] * len(completions)]
     )
@@ -442,7 +442,7 @@ def test_system_exit_in_a_reward_ends_the_run_and_is_not_lost_in_a_thread() -> N
         scored(RewardRunner(leave, on_error="skip"))
 
 
-def test_combine_weighs_and_leaves_none_out() -> None:
+def test_combine_weighs_scores_and_leaves_none_out() -> None:
     values = ((1.0, 2.0), (None, 2.0), (None, None))
     scores = RewardScores(names=("a", "b"), values=values, failures=())
     assert combine(scores, [1.0, 0.5]) == [2.0, 1.0, None]
@@ -458,7 +458,7 @@ def test_weights_must_be_one_finite_number_a_function(weights: list[float]) -> N
         RewardRunner([length, Shorter()], weights=weights)
 
 
-def test_wrong_options_are_refused_in_words() -> None:
+def test_wrong_options_are_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="timeout must be a positive"):
         RewardRunner(length, timeout=0)
     with pytest.raises(ValueError, match='must be "raise" or "skip"'):
@@ -468,7 +468,7 @@ def test_wrong_options_are_refused_in_words() -> None:
         RewardRunner(["length"])  # type: ignore[list-item]
 
 
-def test_the_problem_of_an_error_is_a_record() -> None:
+def test_the_failure_of_an_error_is_a_record() -> None:
     with pytest.raises(RewardError) as caught:
         scored(RewardRunner(failing_on("a", raise_error)))
     assert caught.value.failure == RewardFailure(

@@ -39,12 +39,12 @@ def test_a_function_of_a_package_or_a_file_is_found(tmp_path: Path) -> None:
         ("nowhere/mine.py:f", "there is no file 'nowhere/mine.py' for a reward"),
     ],
 )
-def test_a_name_that_is_not_there_is_answered_in_words(name: str, words: str) -> None:
+def test_an_unknown_name_is_refused_with_the_reason(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         rewards.get_reward(name)
 
 
-def test_a_module_that_misses_a_package_says_which(tmp_path: Path) -> None:
+def test_a_module_that_misses_a_package_names_it(tmp_path: Path) -> None:
     file = tmp_path / "needs.py"
     file.write_text("import a_package_that_is_not_there\n")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):

@@ -130,7 +130,7 @@ def test_a_regular_expression_that_hangs_is_killed_at_the_limit_and_the_next_cal
     reward.close()
 
 
-def test_what_a_sandboxed_reward_raises_and_how_its_process_ends_is_told(checker: Any) -> None:
+def test_what_a_sandboxed_reward_raises_and_how_its_process_ends_is_reported(checker: Any) -> None:
     runner = RewardRunner(sandboxed(checker.breaks), on_error="skip")
     scores = runner.score(**given(["xx", "", "crash"]))
     assert scores.values == ((0.5,), (None,), (None,))
@@ -146,7 +146,7 @@ def test_programs_that_a_reward_has_started_are_killed_with_it(checker: Any, tmp
     assert ends(int((tmp_path / "pid").read_text()))
 
 
-def test_a_value_that_only_the_worker_can_read_is_told_and_does_not_hang(checker: Any) -> None:
+def test_a_value_that_only_the_worker_can_read_is_reported_and_does_not_hang(checker: Any) -> None:
     reward = sandboxed(checker.odd)
     with pytest.raises(RuntimeError, match="cannot be read in this process"):
         reward(completions=["x"])
@@ -164,7 +164,7 @@ def test_async_functions_objects_and_names_can_be_sandboxed(checker: Any, tmp_pa
     assert [reward(completions=["four"]) for reward in rewards] == [[2.0], [3.0], [3.0], [4.0]]
 
 
-def test_a_function_that_another_process_cannot_import_is_refused_in_words() -> None:
+def test_a_function_that_another_process_cannot_import_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match=r"cannot be sent to another process .*write it into a module"):
         sandboxed(lambda completions: [])
 

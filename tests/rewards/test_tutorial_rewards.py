@@ -194,7 +194,7 @@ def test_messages_are_worth_the_same_as_their_text() -> None:
             assert called(name, in_chat(completion), **columns) == pytest.approx(value, abs=1e-9)
 
 
-def test_a_completion_that_is_no_text_is_refused_in_words() -> None:
+def test_a_completion_that_is_no_text_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="must be text or a list of messages"):
         tutorials.reward_len(completions=[[]])
     with pytest.raises(ValueError, match="must be text or a list of messages"):
@@ -210,7 +210,7 @@ def test_the_first_question_is_logged_with_its_answer(caplog: pytest.LogCaptureF
     ]
 
 
-def test_no_file_of_the_room_executes_text() -> None:
+def test_no_module_of_the_package_executes_text() -> None:
     for path in Path(tutorials.__file__).parent.glob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         assert not [n.id for n in nodes if isinstance(n, ast.Name) and n.id in ("eval", "exec", "compile")], path

@@ -147,7 +147,7 @@ def test_the_limit_counts_all_tokens_and_ends_a_conversation_as_truncated(scene)
     assert all(c.sampled is None or c.sampled[-1] for c in found), "no turn of the environment stands at the end"
 
 
-def test_a_conversation_ends_where_the_environment_says_so_or_after_max_turns(scene):
+def test_a_conversation_ends_where_the_environment_returns_none_or_after_max_turns(scene):
     environment = Adds(50)
     found = [c for group in generate(scene, environment, tokens=100, max_turns=2) for c in group]
     assert all(sum(m["role"] == "assistant" for m in c.messages) <= 2 for c in found)

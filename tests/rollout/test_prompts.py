@@ -94,7 +94,7 @@ def test_columns_travel_with_the_prompt(tiny):
 # -- too long ------------------------------------------------------------------------------------------------------
 
 
-def test_prompts_too_long_are_dropped_and_counted_and_the_others_keep_their_keys(tiny):
+def test_prompts_too_long_are_dropped_and_counted_and_the_others_keep_their_row_index(tiny):
     """Keys are rows of the dataset: renumbering after a drop would change every random seed."""
     rows = [{"prompt": text} for text in ("abcdef", "ab", "abcdefgh", "abc")]
     found, report = build_prompts(rows, tiny.tokenizer(), PromptSettings(max_length=3))
@@ -114,7 +114,7 @@ def test_prompts_too_long_lose_their_beginning_where_that_is_asked_for(tiny):
     assert "lost their beginning" in report.sentence(3)
 
 
-def test_nothing_is_said_where_every_prompt_fits(tiny):
+def test_nothing_is_logged_where_every_prompt_fits(tiny):
     _, report = build_prompts([{"prompt": "ab"}], tiny.tokenizer(), PromptSettings(max_length=2))
     assert report.sentence(2) is None
 

@@ -156,7 +156,7 @@ def test_the_budget_follows_the_memory_that_is_free(tiny, monkeypatch):
     assert measured(tiny, monkeypatch, 640e6, ranks=2) == more, "two processes share one machine's memory"
 
 
-def test_a_token_is_as_dear_as_what_its_forward_keeps(tiny, monkeypatch):
+def test_the_cost_of_a_token_is_what_its_forward_pass_saves(tiny, monkeypatch):
     """Attention, MLP and norms keep tensors of known sizes: a measure that missed the MLP would promise too much."""
     narrow, wide = (tiny.model(intermediate_size=size) for size in (48, 1048))
     batch = batch_of(tiny)
@@ -228,7 +228,7 @@ def test_an_adapted_model_is_measured_with_its_adapter(tiny):
     assert seen == [1]
 
 
-def test_what_was_found_is_said_once_and_what_was_configured_is_left_alone(tiny, monkeypatch, caplog):
+def test_a_measured_budget_is_logged_once_and_a_configured_one_is_left_alone(tiny, monkeypatch, caplog):
     caplog.set_level("INFO", "dunwu")
     monkeypatch.setattr(budget_module, "free_memory", lambda device: 10**12)
     budget, groups = TokenBudget(tokens=None), tiny.groups(SHAPES)

@@ -55,6 +55,6 @@ def test_solve_finds_fractions_and_negative_numbers_on_the_way(nums: tuple[int, 
         assert expression == "1-2"
 
 
-def test_solve_says_none_where_nothing_reaches_the_target() -> None:
+def test_solve_returns_none_where_nothing_reaches_the_target() -> None:
     assert solve((1, 1, 1), 99) is None
     assert solve((5, 3), 15, operations="+-") is None

@@ -103,7 +103,7 @@ def test_the_chinese_prompt_asks_and_begins_the_answer() -> None:
         assert piece in user["content"]
 
 
-def test_the_english_prompt_says_the_same_and_also_ends_with_think() -> None:
+def test_the_english_prompt_is_the_same_and_also_ends_with_think() -> None:
     user, begun = Countdown().prompt(ROW)
     assert begun["content"] == PREFILL["english"]
     assert begun["content"].endswith("\n<think>")
@@ -124,7 +124,7 @@ def test_the_english_prompt_says_the_same_and_also_ends_with_think() -> None:
         ("", False, False, False),
     ],
 )
-def test_verdicts_by_hand(text: str, strict: bool, lenient: bool, formatted: bool) -> None:
+def test_grades_by_hand(text: str, strict: bool, lenient: bool, formatted: bool) -> None:
     verdict = Countdown(style="tiny").grade({"nums": [3, 14, 17], "target": 34}, text)
     assert (verdict.strict, verdict.lenient, verdict.formatted) == (strict, lenient, formatted)
 
@@ -169,7 +169,7 @@ def test_impossible_options_are_refused(options: dict[str, object]) -> None:
         get_task("countdown", **options)
 
 
-def test_a_long_search_for_puzzles_says_how_far_it_is(
+def test_a_long_search_for_puzzles_logs_its_progress(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="dunwu"):

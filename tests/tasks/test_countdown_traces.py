@@ -55,5 +55,5 @@ def test_texts_and_targets_must_be_as_many() -> None:
         summarise(["a", "b"], [1])
 
 
-def test_a_very_long_thought_is_read_in_no_time() -> None:
+def test_a_very_long_thought_is_read_quickly() -> None:
     assert read_thought("<think>" + "9" * 200_000 + "\n" + "1+" * 100_000 + "\n</think>", 3).trials == 0

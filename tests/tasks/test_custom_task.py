@@ -99,7 +99,7 @@ def test_own_gold_answers_score_full_marks(tmp_path: Path) -> None:
     assert (report.checked, report.excluded) == (60, 0)
 
 
-def test_own_verdicts_by_hand(tmp_path: Path) -> None:
+def test_own_grades_by_hand(tmp_path: Path) -> None:
     task, row = own(tmp_path), {"question": "", "answer": "5"}
     marks = [task.grade(row, text) for text in ("<answer>5.0</answer>", "so 5", "<answer>6</answer> 5", "6")]
     assert [(m.strict, m.lenient, m.formatted) for m in marks] == [
@@ -170,7 +170,7 @@ def test_a_saved_dataset_without_the_split_names_the_ones_it_has(tmp_path: Path)
         read_rows(tmp_path / "d", split="test")
 
 
-def test_an_empty_split_says_what_to_change(tmp_path: Path) -> None:
+def test_an_empty_split_is_refused_with_what_to_change(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="change held_out, add rows, or name a test_source"):
         Own(source=str(tmp_path / "one.jsonl"), held_out=0).rows("test")

@@ -95,7 +95,7 @@ def test_gold_answers_reach_full_marks_with_the_fixed_rewards(folder: Path) -> N
         ("It is 1080 or 7.", False, False, False),
     ],
 )
-def test_verdicts_by_hand(folder: Path, text: str, strict: bool, lenient: bool, formatted: bool) -> None:
+def test_grades_by_hand(folder: Path, text: str, strict: bool, lenient: bool, formatted: bool) -> None:
     task = Gsm8k(source=str(folder))
     verdict = task.grade(task.rows("test")[1], text)
     assert (verdict.strict, verdict.lenient, verdict.formatted) == (strict, lenient, formatted)
@@ -130,7 +130,7 @@ def test_every_real_training_row_is_parsed_and_its_gold_answer_scores(marking: s
 
 
 @real
-def test_every_real_gold_answer_is_right_and_formatted_by_the_judge() -> None:
+def test_every_real_gold_answer_is_graded_right_and_formatted() -> None:
     task = Gsm8k(source=str(REAL))
     for split, count in (("train", 7473), ("test", 1319)):
         rows = task.rows(split)  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ def test_a_task_from_outside_is_a_class_a_factory_or_an_object(
         ("Capitols", {}, "did you mean 'Capitals'"),
     ],
 )
-def test_a_task_from_outside_that_does_not_fit_is_refused_in_words(
+def test_a_task_from_outside_that_does_not_fit_is_refused_with_the_reason(
     mine: str, name: str, options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):

@@ -85,7 +85,7 @@ def test_a_users_own_callback_is_not_guarded(make_trainer: Callable[..., Any]) -
         make_trainer(extras={"callbacks": [Fails()]}).train()
 
 
-def test_a_class_that_a_user_derived_from_a_tracker_is_his_own() -> None:
+def test_a_class_that_a_user_derived_from_a_tracker_counts_as_the_users_own() -> None:
     class Mine(TensorBoardCallback):
         pass
 

@@ -204,7 +204,7 @@ def test_mlflow_has_scalars_and_tables_and_a_finished_run(recorded: tuple[Path, 
         assert len(table["data"]) == 8
 
 
-def test_what_is_offline_is_said_once_with_the_command_that_uploads(recorded: tuple[Path, str]) -> None:
+def test_offline_trackers_are_logged_once_with_the_command_that_uploads(recorded: tuple[Path, str]) -> None:
     _, printed = recorded
     for name, command in (("wandb", "wandb sync wandb/offline-run-*"), ("swanlab", "swanlab sync swanlog/run-*")):
         said = [line for line in printed.splitlines() if line.startswith(f"{name}: its server 127.0.0.1:")]

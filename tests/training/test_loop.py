@@ -52,7 +52,7 @@ class Diary(Observer):
 # -- observers -----------------------------------------------------------------------------------------------------
 
 
-def test_an_observer_hears_the_start_each_sampling_once_each_step_evaluations_and_the_end(make_trainer):
+def test_an_observer_gets_the_start_each_sampling_once_each_step_evaluations_and_the_end(make_trainer):
     """With two updates a sampling, rollouts came twice; evaluation's never came."""
     diary = Diary()
     trainer = make_trainer(reward=low, max_steps=4, num_iterations=2, extras={"observers": [diary]})
@@ -72,7 +72,7 @@ def test_an_observer_hears_the_start_each_sampling_once_each_step_evaluations_an
     assert diary.last.learning_rate > 0 and 0 < diary.last.epoch <= 1
 
 
-def test_an_observer_of_a_resumed_run_hears_what_it_resumes_from(make_trainer, tiny, tmp_path):
+def test_an_observer_of_a_resumed_run_gets_the_step_it_resumes_from(make_trainer, tiny, tmp_path):
     settings = {"reward": low, "num_iterations": 2, "save_strategy": "steps", "save_steps": 3}
     make_trainer(**settings, max_steps=3).train()
     diary = Diary()
@@ -90,7 +90,7 @@ def test_an_observer_of_a_resumed_run_hears_what_it_resumes_from(make_trainer, t
     assert len(diary.last.groups) == 2
 
 
-def test_an_observer_hears_the_end_of_a_run_that_fails(make_trainer):
+def test_an_observer_gets_the_end_of_a_run_that_fails(make_trainer):
     class Failing(Diary):
         def on_step(self, step: StepResult) -> None:
             raise RuntimeError("the disk of the observer is full")
@@ -239,7 +239,7 @@ def test_the_last_steps_are_logged_whatever_logging_steps_divides(make_trainer):
     assert logged == [3, 5]
 
 
-def test_nothing_piles_up_where_nothing_is_logged(make_trainer):
+def test_no_metrics_accumulate_where_nothing_is_logged(make_trainer):
     trainer = make_trainer(reward=low, max_steps=3, logging_strategy="no")
     trainer.train()
     assert trainer.metrics_buffer.state() == {} and trainer.metrics_buffer.latest()["reward"] >= 0
@@ -303,7 +303,7 @@ def test_the_evaluation_loss_is_the_loss_these_rollouts_would_have(make_trainer)
     assert found["loss"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_predict_says_what_to_call_instead(make_trainer):
+def test_predict_is_refused_with_what_to_call_instead(make_trainer):
     with pytest.raises(ConfigError, match="call evaluate"):
         make_trainer().predict([{"prompt": "x"}])
 
@@ -388,7 +388,7 @@ def test_a_template_that_raises_is_named_with_its_row(make_trainer, tiny):
         make_trainer(rows=rows, tokenizer=tokenizer)
 
 
-def test_options_of_another_kind_are_refused_in_a_sentence(tiny):
+def test_options_of_another_class_are_refused_in_one_sentence(tiny):
     from transformers import TrainingArguments
 
     from dunwu.training.trainer import GRPOTrainer

@@ -211,7 +211,7 @@ def test_the_end_token_has_a_gradient_and_nothing_after_it_has(tiny):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_batches_hold_every_row_once_with_its_own_prompt_completion_and_advantage(tiny, shared):
+def test_batches_contain_every_row_once_with_its_own_prompt_completion_and_advantage(tiny, shared):
     """Rows may be sorted by length before they are cut into batches: everything must move together."""
     engine = TransformersEngine(two_ended(tiny), tiny.tokenizer())
     asked = engine.generate(tiny.prompts("a", "hello there", "abc"), SamplingParams(n=5, max_new_tokens=9))
@@ -488,7 +488,7 @@ def test_a_rerun_repeats_and_completions_of_a_group_differ(tiny):
     assert ids_of(engine.generate(prompts, SamplingParams(seed=3, step=3, **options))) != first
 
 
-def test_how_prompts_are_batched_does_not_change_what_is_said(tiny):
+def test_how_prompts_are_batched_does_not_change_the_completions(tiny):
     """One random state for a batch gives other completions on two GPUs, with more memory, or after a resume."""
     prompts = tiny.prompts("a", "hello there", "abc", "what is 2+2", "x")
     sampling = SamplingParams(n=6, max_new_tokens=12, seed=1)
@@ -503,7 +503,7 @@ def test_how_prompts_are_batched_does_not_change_what_is_said(tiny):
     assert fewer == [group[:2] for group in first]
 
 
-def test_two_runs_of_one_seed_say_the_same_and_another_seed_says_something_else(tiny, make_trainer):
+def test_two_runs_of_one_seed_sample_the_same_and_another_seed_samples_differently(tiny, make_trainer):
     spoken = []
     for seed in (5, 5, 6):
         watch = Watch()

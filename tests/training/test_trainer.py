@@ -60,7 +60,7 @@ def same_weights(one: Any, other: Any) -> bool:
 # -- what is said --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_says_what_it_is_before_its_first_step(make_trainer, caplog):
+def test_a_run_logs_a_summary_before_its_first_step(make_trainer, caplog):
     with caplog.at_level(logging.INFO, logger="dunwu"):
         make_trainer(max_steps=1, learning_rate=1e-6).train()
     said = caplog.text
@@ -79,14 +79,14 @@ def test_a_run_says_what_it_is_before_its_first_step(make_trainer, caplog):
         ({"num_iterations": 3}, "a step, 3 updates from each"),
     ],
 )
-def test_a_run_says_what_its_loss_will_look_like(make_trainer, caplog, options, sentence):
+def test_a_run_logs_what_its_loss_will_look_like(make_trainer, caplog, options, sentence):
     """A loss of 0 is the first thing people report as a bug."""
     with caplog.at_level(logging.INFO, logger="dunwu"):
         make_trainer(max_steps=1, **options).train()
     assert sentence in caplog.text
 
 
-def test_what_is_said_of_grpos_loss_is_true(make_trainer):
+def test_the_launch_note_about_grpos_loss_is_true(make_trainer):
     trainer = make_trainer(loss_type="grpo", max_steps=3, learning_rate=1e-2)
     trainer.train()
     assert [log["loss"] for log in logs_of(trainer)[:3]] == pytest.approx([0.0] * 3, abs=1e-6)
@@ -106,7 +106,7 @@ def test_an_adapter_with_a_learning_rate_for_all_weights_is_warned_of(make_train
     assert "an adapter usually needs 1e-5 to 1e-4" in caplog.text
 
 
-def test_dropped_prompts_are_said_when_the_trainer_is_made(make_trainer, caplog):
+def test_dropped_prompts_are_logged_when_the_trainer_is_made(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="dunwu"):
         make_trainer(max_prompt_length=7)
     assert "3 of 6 prompts are longer than 7 tokens (the longest has 9)" in caplog.text
@@ -374,7 +374,7 @@ def test_evaluation_between_steps_changes_nothing_of_the_training(make_trainer):
     assert len([log for log in watched.state.log_history if "eval_reward" in log]) == 4
 
 
-def test_evaluation_without_rows_says_what_is_missing(make_trainer):
+def test_evaluation_without_rows_is_refused_with_what_is_missing(make_trainer):
     with pytest.raises(ValueError, match="evaluate needs an eval_dataset"):
         make_trainer().evaluate()
 
@@ -626,7 +626,7 @@ def test_a_model_folder_without_a_tokenizer_is_refused_with_what_to_do(tiny, tmp
         GRPOTrainer(tiny.model(), low, args, [{"prompt": "abc"}])
 
 
-def test_a_folder_that_holds_no_model_is_refused_with_what_to_do(make_trainer, tmp_path):
+def test_a_folder_without_a_model_is_refused_with_what_to_do(make_trainer, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.*give the folder of a saved model"):
         make_trainer(str(tmp_path / "nowhere"))
 
@@ -696,7 +696,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing_half_written(tmp_path
     assert not folder.exists()
 
 
-def test_a_folder_that_was_there_before_keeps_what_it_held_when_a_write_fails(tmp_path):
+def test_a_folder_that_was_there_before_keeps_its_files_when_a_write_fails(tmp_path):
     folder = tmp_path / "outputs"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -717,7 +717,7 @@ def test_a_tensor_file_that_meets_a_full_disk_is_named_as_such(make_trainer, tmp
     assert not folder.exists()
 
 
-def test_training_without_rows_says_what_is_missing(make_trainer):
+def test_training_without_rows_is_refused_with_what_is_missing(make_trainer):
     with pytest.raises(ValueError, match="training needs a train_dataset"):
         make_trainer(rows=None, max_steps=1).train()
 
@@ -743,7 +743,7 @@ def test_a_stream_without_a_number_of_steps_is_refused_with_what_to_do(make_trai
         make_trainer(rows=({"prompt": text} for text in "abc"), max_steps=-1)
 
 
-def test_the_launch_says_how_the_batch_size_was_read_and_what_else_it_could_mean(make_trainer, caplog):
+def test_the_launch_logs_how_the_batch_size_was_read_and_what_else_it_could_mean(make_trainer, caplog):
     caplog.set_level("INFO", logger="dunwu")
     sizes = {"prompts_per_step": None, "num_generations": 4, "max_steps": 1}
     make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2, **sizes).train()
@@ -771,7 +771,7 @@ def test_a_dataset_of_the_datasets_library_gives_the_same_run_as_a_list(make_tra
     assert same_weights(one.model, other.model)
 
 
-def test_greedy_text_is_what_the_trained_policy_says(tiny, make_trainer):
+def test_greedy_text_is_that_of_the_trained_policy(tiny, make_trainer):
     """The engine a trainer leaves behind speaks with the trained weights."""
     trainer = make_trainer(reward=low, max_steps=2, learning_rate=1e-2)
     trainer.train()
@@ -782,7 +782,7 @@ def test_greedy_text_is_what_the_trained_policy_says(tiny, make_trainer):
     assert fresh != TransformersEngine(tiny.model(), tiny.tokenizer()).generate(prompts, greedy)
 
 
-def test_a_column_that_a_reward_needs_and_the_data_lacks_is_said_before_anything_is_sampled(make_trainer):
+def test_a_column_that_a_reward_needs_and_the_data_lacks_is_refused_before_anything_is_sampled(make_trainer):
     """Said at the first reward call it would have cost the loading and the first rollouts."""
 
     def needs_answer(completions, answer, **_):

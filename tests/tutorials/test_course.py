@@ -26,7 +26,7 @@ OUT = "outputs/Qwen-0.5B-GRPO"
 
 
 @pytest.mark.slow
-def test_the_course_runs_unmodified_says_what_it_replaced_and_resumes(workplace: Any, has_old_names: Any) -> None:
+def test_the_course_runs_unmodified_logs_what_it_replaced_and_resumes(workplace: Any, has_old_names: Any) -> None:
     workplace.has("t1_course.py")
     said = workplace.dunwu("t1_course.py")
 

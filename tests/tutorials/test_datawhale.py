@@ -44,7 +44,7 @@ def test_datawhale_r1_trains_on_two_processes_and_goes_on_by_itself(workplace: A
 
 
 @pytest.mark.slow
-def test_datawhale_r1_in_one_process_is_told_of_its_smaller_batch(workplace: Any) -> None:
+def test_datawhale_r1_in_one_process_is_warned_of_its_smaller_batch(workplace: Any) -> None:
     workplace.has(*FILES)
     said = workplace.dunwu(*SCRIPT, "--max_steps", "1")
     assert "8 prompts × 8 completions = 64 a step" in said
@@ -53,7 +53,7 @@ def test_datawhale_r1_in_one_process_is_told_of_its_smaller_batch(workplace: Any
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="with DeepSpeed this goes on")
 @pytest.mark.slow
-def test_as_printed_with_deepspeed_the_launcher_itself_says_what_is_missing(workplace: Any) -> None:
+def test_as_printed_with_deepspeed_the_launcher_names_what_is_missing(workplace: Any) -> None:
     workplace.has(*FILES)
     launch = ("accelerate", "launch", "--num_processes", "2", "--config_file", "deepspeed_zero3.yaml")
     said = workplace.run(*launch, "-m", "dunwu.run", *SCRIPT, fails=True)

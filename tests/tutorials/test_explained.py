@@ -26,7 +26,7 @@ def test_the_quick_start_runs_unmodified_and_resumes(workplace: Any, has_old_nam
 
 
 @pytest.mark.slow
-def test_with_trl_0_14_named_the_quick_start_has_the_batch_of_then(workplace: Any) -> None:
+def test_with_trl_0_14_named_the_quick_start_has_the_batch_of_trl_0_14(workplace: Any) -> None:
     workplace.has("t4/train_grpo.py")
     said = workplace.dunwu("--trl", "0.14", "train_grpo.py")
     # TRL 0.14's own defaults: 1 prompt a device, 8 accumulations.

@@ -90,7 +90,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("script", ["t1_course.py", "t2_notebook.py"])
 @pytest.mark.parametrize("name", ["correctness", "int", "strict_format", "soft_format", "xmlcount"])
-def test_the_courses_rewards_in_the_scripts_score_as_the_faithful_ones(script: str, name: str) -> None:
+def test_the_courses_rewards_in_the_scripts_score_as_the_tutorial_rewards(script: str, name: str) -> None:
     module, name = functions_of(script), f"{name}_reward_func"
     said = [[{"role": "assistant", "content": text}] for text in TEXTS]
     prompts = [[{"role": "user", "content": "how many?"}]] * len(said)
@@ -102,7 +102,7 @@ def test_the_courses_rewards_in_the_scripts_score_as_the_faithful_ones(script: s
 
 
 @pytest.mark.parametrize("name", ["format_reward_func", "equation_reward_func", "thought_len_reward_func"])
-def test_datawhale_r1s_rewards_in_the_script_score_as_the_faithful_ones(
+def test_datawhale_r1s_rewards_in_the_script_score_as_the_tutorial_rewards(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the tutorial's functions write their samples where they are

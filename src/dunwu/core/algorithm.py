@@ -147,7 +147,7 @@ def advantages(
     Equal rewards in a group give exactly 0, whatever the rounding of their mean.
 
     Raises:
-        ValueError: with fewer than two completions a prompt: one has nothing to be compared with.
+        ConfigError: with fewer than two completions a prompt: one has nothing to be compared with.
     """
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
         raise ConfigError(

@@ -126,7 +126,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, needs_template: bool)
     """Refuse a tokenizer that cannot serve, before anything is loaded or sampled.
 
     Raises:
-        ValueError: without an end token, or without a chat template where prompts are messages.
+        ModelError: without an end token, or without a chat template where prompts are messages.
     """
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token, so no completion could ever end; set tokenizer.eos_token")

@@ -96,7 +96,7 @@ def make_parts(
     """Load, wrap and check; the reference is copied before anything can move the policy.
 
     Raises:
-        ValueError: for anything that does not fit, each with what to do.
+        DunwuError: one of its kinds for anything that does not fit, each with what to do.
     """
     if not isinstance(args, GRPOConfig):
         raise ConfigError(f"args must be a GRPOConfig, got {type(args).__name__}; write GRPOConfig(output_dir=…)")
