@@ -229,6 +229,20 @@ def test_a_checkpoint_of_the_format_before_is_read(make_trainer, tiny, tmp_path)
     assert weights_fingerprint(resumed.model) == weights_fingerprint(whole.model)
 
 
+def test_a_resume_with_other_prompts_a_step_is_warned_of(make_trainer, tiny, tmp_path, caplog):
+    settings = {"reward": low, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(**settings, max_steps=2).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with caplog.at_level(logging.WARNING, logger="dunwu"):
+        make_trainer(tiny.model(seed=9), **settings, max_steps=3).train(resume_from_checkpoint=checkpoint)
+    assert "other prompts a step" not in caplog.text
+    with caplog.at_level(logging.WARNING, logger="dunwu"):
+        make_trainer(tiny.model(seed=9), **settings, max_steps=3, prompts_per_step=3).train(
+            resume_from_checkpoint=checkpoint
+        )
+    assert "prompts_per_step was 2 and is 3" in caplog.text
+
+
 # -- what is logged ------------------------------------------------------------------------------------------------
 
 

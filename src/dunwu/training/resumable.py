@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Trainer
 
 from dunwu._utils.distributed import ParallelContext
+from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core.metrics import MetricsBuffer
 from dunwu.core.records import Prompt
@@ -62,6 +63,7 @@ class ResumableTrainer(Trainer):
                 "ledger": self.metrics_buffer.state(),
                 "reference": moved if self.args.should_save else None,
                 "tokens_per_micro_batch": self.token_budget.tokens,
+                "order": self._order_options(),
             },
         )
         save_run(output_dir, saved, self.parallel)
@@ -89,9 +91,32 @@ class ResumableTrainer(Trainer):
             temperature=self.args.temperature,
             weights=weights_fingerprint(self.model),
         )
+        self._warn_of_another_order(saved.extra.get("order"))
         self.loop.pending = saved.pending
         self.loop.run_id = saved.run_id or self.loop.run_id
         self.metrics_buffer.load_state(saved.extra.get("ledger", {}))
         self.token_budget.tokens = self.token_budget.tokens or saved.extra.get("tokens_per_micro_batch")
         if self.reference is not None and saved.extra.get("reference") is not None:
             self.reference.load_state(saved.extra["reference"])
+
+    def _order_options(self) -> dict[str, int | bool | None]:
+        """What decides which prompts a step takes."""
+        args = self.args
+        return {
+            "prompts": len(self.prompts),
+            "prompts_per_step": args.prompts_per_step,
+            "num_iterations": args.num_iterations,
+            "seed": args.seed,
+            "shuffle_dataset": args.shuffle_dataset,
+        }
+
+    def _warn_of_another_order(self, saved: dict[str, int | bool | None] | None) -> None:
+        now = self._order_options()
+        changed = [
+            f"{name} was {saved[name]} and is {now[name]}" for name in now if saved and saved[name] != now[name]
+        ]
+        if changed:
+            get_logger().warning(
+                f"the run is resumed with other prompts a step ({'; '.join(changed)}): in the epoch that it was in, some "
+                "prompts come twice and others not at all"
+            )
