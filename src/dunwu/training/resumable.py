@@ -117,6 +117,6 @@ class ResumableTrainer(Trainer):
         ]
         if changed:
             get_logger().warning(
-                f"the run is resumed with other prompts a step ({'; '.join(changed)}): in the epoch that it was in, some "
-                "prompts come twice and others not at all"
+                f"the run is resumed with other prompts a step ({'; '.join(changed)}): in the epoch that it was in, "
+                "some prompts come twice and others not at all"
             )
