@@ -196,9 +196,7 @@ def test_another_seed_step_row_or_sample_gives_other_completions(engine_of, tiny
     assert len({c.ids for c in chain(*groups)}) == 4 * 4
 
 
-def test_waiting_completions_take_freed_slots_and_each_prompt_is_computed_once(
-    engine_of, tiny, monkeypatch
-):
+def test_waiting_completions_take_freed_slots_and_each_prompt_is_computed_once(engine_of, tiny, monkeypatch):
     """Guards against batches that wait for their longest row, and against rows that are stepped after their end."""
     engine = engine_of(ends=ENDS, max_rows=6)
     decoder, stepped, prefilled = decoder_of(engine), [], []
