@@ -88,7 +88,7 @@ def stand_ins(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "engine": make_engine(policy, tokenizer),
         "scorer": RewardRunner([lambda completions, **_: [0.0] * len(completions)]),
         "cache": KVCache.make(policy.config, slots=4, length=24, dtype=torch.float32, device=device),
-        "state": SlotState.make(slots=4, completions=8, limit=12, vocabulary=0, device=device),
+        "state": SlotState.make(slots=4, completions=8, max_new_tokens=12, vocabulary=0, device=device),
     }
 
 

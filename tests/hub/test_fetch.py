@@ -66,7 +66,7 @@ def test_a_model_and_a_dataset_come_whole_and_are_left_alone_the_second_time(
     asked = "/resolve/" if source == "hf" else "FilePath="
     weights = [each for each in home.server.asked(asked) if "model.safetensors" in each.path]
     assert len(weights) == 1, "what is there and whole is not asked for again"
-    assert "there is a model 'org/twin' and a dataset 'org/twin'; say which" in twin
+    assert "there is a model 'org/twin' and a dataset 'org/twin'; choose one" in twin
     assert chosen[0] == "dataset"
     assert model[4] == ("master" if source == "modelscope" else model[4]) and (
         source == "modelscope" or len(model[4]) == 40
@@ -230,7 +230,7 @@ def test_files_of_ones_own_are_not_replaced(home: Any) -> None:
     (own / "README.md").write_text("# My own project\n", encoding="utf-8")
     (refused,) = fetched(home, (MODEL, "project", {"source": "hf"}))
     assert (
-        f"'project' holds files of these names that are not of '{MODEL}': README.md; give another folder" in refused
+        f"'project' has files of these names that are not from '{MODEL}': README.md; give another folder" in refused
     )
     assert (own / "README.md").read_text(encoding="utf-8") == "# My own project\n"
 

@@ -100,7 +100,7 @@ def test_a_task_of_ones_own_is_made_with_its_options_and_trained_on(mine: str, t
     [
         ({"name": "{}:Sum"}, r"has no 'Sum'.*did you mean 'Sums'"),
         ({"name": "{}:Sums", "cuont": 3}, r"has no option 'cuont'; did you mean 'count'"),
-        ({"name": "{}:Watch"}, r"is no task: it has no name, rewards"),
+        ({"name": "{}:Watch"}, r"is not a task: it has no name, rewards"),
     ],
 )
 def test_a_mistake_in_naming_a_task_is_one_sentence(mine: str, task: dict[str, Any], said: str) -> None:

@@ -154,7 +154,7 @@ def test_pending_rollouts_of_other_weights_are_refused(make_trainer, tmp_path):
     other.train()
     mixed = tmp_path / "run" / "checkpoint-3"
     shutil.copy(tmp_path / "other" / "checkpoint-3" / "pending.pt", mixed / "pending.pt")
-    with pytest.raises(CheckpointError, match=r"sampled by other weights .* mixed two runs"):
+    with pytest.raises(CheckpointError, match=r"sampled with other weights .* mixed two runs"):
         make_trainer(**settings | {"max_steps": 6}).train(resume_from_checkpoint=str(mixed))
 
 
@@ -443,7 +443,7 @@ def test_options_that_a_loss_does_not_have_are_warned_of(tmp_path, caplog):
 
 
 def test_noise_in_the_policy_alone_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="neftune_noise_alpha adds noise to the policy and not to its sampler"):
+    with pytest.raises(ConfigError, match="neftune_noise_alpha adds noise in training and not in sampling"):
         GRPOConfig(output_dir=str(tmp_path), neftune_noise_alpha=5.0)
 
 

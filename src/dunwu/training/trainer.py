@@ -83,8 +83,9 @@ class GRPOTrainer(ResumableTrainer):
             messages.
 
     Raises:
-        ValueError: for a model without tokenizer or chat template, an empty dataset, a missing column, a prompt that
-            does not fit; each with what to do.
+        ModelError: for a model without tokenizer or chat template.
+        DataError: for an empty dataset, or a prompt that does not fit.
+        ConfigError: for options, rewards or other arguments that do not work, or a column that a reward lacks.
     """
 
     # Later versions read this; 5.17 reads `model_accepts_loss_kwargs`. Both mean: the loss is divided already.
