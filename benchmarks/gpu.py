@@ -3,18 +3,16 @@
     python benchmarks/gpu.py                 # on a GPU: some ten minutes
     python benchmarks/gpu.py --small         # the same code on any machine, in a minute; its figures mean nothing
 
-What it is: 4 prompts × 16 completions of 200 tokens. Rollouts beside transformers' `generate`; a decoding step beside
+4 prompts × 16 completions of 200 tokens. Rollouts beside transformers' `generate`; a decoding step beside
 the time that moving its bytes takes; the whole step, its memory, and what 1,868 of them add up to (the course's
 epoch: 8 h 07 min, 17 GB); TRL's step where TRL is installed; from a fresh process to the first completion.
 Also what only a GPU can show of correctness: replayed graphs sample what plain steps sample, still after the weights
-have changed.
-What it is not: learning; random weights learn nothing.
+have changed. Nothing is learned here: the weights are random.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import subprocess
@@ -23,12 +21,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from _common import QUIET, bare_prompt, commit, embedded_tokenizer, left_padded, table, write_results
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
+
+    from dunwu import Completion, GRPOTrainer, Prompt, SamplingParams
+    from dunwu.engines import FastEngine
+
 COURSE_STEPS = 1868
 
 
@@ -54,7 +58,7 @@ def main() -> None:
     report(rows, args)
 
 
-def made_model(args: argparse.Namespace) -> Any:
+def made_model(args: argparse.Namespace) -> Qwen2ForCausalLM:
     """Qwen2.5-0.5B's shape; float32 weights, as the trainer keeps them."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -77,41 +81,22 @@ def made_model(args: argparse.Namespace) -> Any:
     return model.to(args.device)
 
 
-def tokenizer() -> Any:
-    """The embedded model's: its ids are a part of the vocabulary, and the others decode to nothing."""
-    from dunwu.embedded import embedded_model_path
-    from dunwu.model.loading import load_tokenizer
-
-    return load_tokenizer(str(embedded_model_path()))
-
-
-def prompts(args: argparse.Namespace) -> list[Any]:
+def prompts(args: argparse.Namespace) -> list[Prompt]:
     """Four prompts of 100 to 130 random tokens."""
-    from dunwu.core.records import Prompt
-
     dice = torch.Generator().manual_seed(1)
-    return [
-        Prompt(
-            row_index=i,
-            row={},
-            original="",
-            text="",
-            ids=tuple(torch.randint(5, 350, (100 + 10 * i,), generator=dice).tolist()),
-        )
-        for i in range(4)
-    ]
+    return [bare_prompt(i, torch.randint(5, 350, (100 + 10 * i,), generator=dice).tolist()) for i in range(4)]
 
 
-def autocast(args: argparse.Namespace) -> Any:
+def autocast(args: argparse.Namespace) -> torch.dtype | None:
     """bfloat16 on a GPU, nothing elsewhere."""
     return None if args.small else torch.bfloat16
 
 
-def made_engine(model: Any, args: argparse.Namespace) -> Any:
+def made_engine(model: Qwen2ForCausalLM, args: argparse.Namespace) -> FastEngine:
     """The fast engine; on a CPU its torch steps, which are what a GPU runs."""
     from dunwu.engines import FastEngine
 
-    return FastEngine(model, tokenizer(), autocast=autocast(args), cpu_kernel=False)
+    return FastEngine(model, embedded_tokenizer(), autocast=autocast(args), cpu_kernel=False)
 
 
 def seconds(run: Callable[[], object], args: argparse.Namespace, warm: int = 2) -> float:
@@ -135,7 +120,7 @@ def wait(args: argparse.Namespace) -> None:
 
 def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
     """The same tokens with and without graphs, before and after the weights change."""
-    from dunwu.core.records import SamplingParams
+    from dunwu import SamplingParams
 
     model = made_model(args)
     replayed, plain = made_engine(model, args), made_engine(model, args)
@@ -146,9 +131,7 @@ def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
                 weight.add_(torch.randn_like(weight), alpha=change * 0.02)
         sampling = SamplingParams(n=4, max_new_tokens=args.limit, seed=3)
         mine = replayed.generate(prompts(args), sampling)
-        held, _ = plain.hold(plain.decoder(), 16, 130 + args.limit, sampling)
-        held.replay.enabled = False
-        theirs = plain.generate(prompts(args), sampling)
+        theirs = without_graphs(plain, prompts(args), sampling)
         pairs = [(a.ids, b.ids) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True)]
         same += sum(a == b for a, b in pairs)
         total += len(pairs)
@@ -157,20 +140,28 @@ def graphs_are_right(args: argparse.Namespace) -> list[list[str]]:
     ]
 
 
+def without_graphs(engine: FastEngine, asked: list[Prompt], sampling: SamplingParams) -> list[list[Completion]]:
+    """Completions by plain steps: the buffers of the call are made before it, and their graphs switched off."""
+    longest = max(len(prompt.ids) for prompt in asked) + sampling.max_new_tokens
+    size = len(asked) * sampling.n, longest, sampling
+    buffers, _ = engine.acquire_buffers(engine.decoder(), *size)
+    buffers.graphs.enabled = False
+    found = engine.generate(asked, sampling)
+    assert engine.acquire_buffers(engine.decoder(), *size)[0] is buffers, "the call had other buffers, with graphs"
+    return found
+
+
 def rollouts(args: argparse.Namespace) -> list[list[str]]:
     """4 × 16 completions, beside `generate` as TRL calls it."""
     from transformers import GenerationConfig
 
-    from dunwu.core.records import SamplingParams
+    from dunwu import SamplingParams
 
     model = made_model(args).eval()
     engine = made_engine(model, args)
     sampling = SamplingParams(n=16, max_new_tokens=args.limit)
     ours = seconds(lambda: engine.generate(prompts(args), sampling), args)
-    rows = [list(p.ids) for p in prompts(args) for _ in range(16)]
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=args.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=args.device)
+    ids, mask = left_padded([p.ids for p in prompts(args) for _ in range(16)], 0, args.device)
     config = GenerationConfig(max_new_tokens=args.limit, do_sample=True, top_k=0, pad_token_id=0, eos_token_id=1)
 
     def generate() -> None:
@@ -187,7 +178,7 @@ def rollouts(args: argparse.Namespace) -> list[list[str]]:
 
 def decoding_step(args: argparse.Namespace) -> list[list[str]]:
     """One token for 64 rows, beside the time its bytes take at the bandwidth of a copy."""
-    from dunwu.core.records import SamplingParams
+    from dunwu import SamplingParams
 
     engine = made_engine(made_model(args).eval(), args)
     config = engine.model.config
@@ -209,44 +200,15 @@ def decoding_step(args: argparse.Namespace) -> list[list[str]]:
 
 def whole_step(args: argparse.Namespace) -> list[list[str]]:
     """The trainer's step, its memory, and an epoch of the course."""
-    from dunwu import GRPOConfig, GRPOTrainer
-
-    steps = 4 if args.small else 12
     if not args.small:
         torch.cuda.reset_peak_memory_stats()
-    with tempfile.TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder,
-            max_steps=steps,
-            prompts_per_step=4,
-            num_generations=16,
-            max_completion_length=args.limit,
-            tokens_per_micro_batch=args.tokens_per_micro_batch,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = GRPOTrainer(
-            made_model(args),
-            some_reward,
-            config,
-            [{"prompt": "12 7 3 = 22 " * 12} for _ in range(4 * steps)],
-            processing_class=tokenizer(),
-        )
-        trainer.train()
-    logs = [entry for entry in trainer.state.log_history if "step_time" in entry]
-    paces = [entry["step_time"] for entry in logs][2:]
+    logs = trained(args, steps=4 if args.small else 12)
+    pace = statistics.median(entry["step_time"] for entry in logs[2:])
     gap = statistics.fmean(entry["sampling/sampling_logp_difference/mean"] for entry in logs)
-    pace, minutes = statistics.median(paces), statistics.median(paces) * COURSE_STEPS / 60
-    parts = {name: statistics.median(entry[f"time/{name}"] for entry in logs[2:]) for name in ("rollout", "train")}
+    rollout, train = (statistics.median(entry[f"time/{name}"] for entry in logs[2:]) for name in ("rollout", "train"))
+    minutes = pace * COURSE_STEPS / 60
     found = [
-        [
-            "a whole step",
-            "–",
-            f"{pace:.3f} s ({parts['rollout']:.3f} rollouts, {parts['train']:.3f} training)",
-            "–",
-            "–",
-        ],
+        ["a whole step", "–", f"{pace:.3f} s ({rollout:.3f} rollouts, {train:.3f} training)", "–", "–"],
         [
             f"{COURSE_STEPS} such steps",
             "the course's 8 h 07 min",
@@ -264,6 +226,37 @@ def whole_step(args: argparse.Namespace) -> list[list[str]]:
     return found
 
 
+def trained(args: argparse.Namespace, steps: int) -> list[dict[str, float]]:
+    """The log of some steps of our trainer, one entry a step."""
+    from dunwu import GRPOConfig, GRPOTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            **sizes(args, folder, steps), prompts_per_step=4, tokens_per_micro_batch=args.tokens_per_micro_batch
+        )
+        trainer = GRPOTrainer(
+            made_model(args), some_reward, config, questions(steps), processing_class=embedded_tokenizer()
+        )
+        trainer.train()
+    return step_logs(trainer)
+
+
+def sizes(args: argparse.Namespace, folder: str, steps: int) -> dict[str, Any]:
+    """Options that both trainers are given under one name."""
+    size = {"max_steps": steps, "num_generations": 16, "max_completion_length": args.limit}
+    return {"output_dir": folder, **size, **QUIET}
+
+
+def questions(steps: int) -> list[dict[str, str]]:
+    """Rows for so many steps of four prompts."""
+    return [{"prompt": "12 7 3 = 22 " * 12} for _ in range(4 * steps)]
+
+
+def step_logs(trainer: GRPOTrainer) -> list[dict[str, float]]:
+    """What a trainer, ours or TRL's, logged of each step."""
+    return [entry for entry in trainer.state.log_history if "step_time" in entry]
+
+
 def some_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """Differs within a group, so that every group trains."""
     return [float(sum(ids) % 7) for ids in completion_ids]
@@ -277,35 +270,24 @@ def beside_trl(args: argparse.Namespace) -> list[list[str]]:
     except ImportError:
         return [["a whole step", "TRL 1.16", "TRL is not installed here", "–", "8 ×, 3 ×"]]
     found = []
+    steps = 3 if args.small else 6
+    batch = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "logging_steps": 1}
+    device = {"use_cpu": args.small, "bf16": not args.small}
     for more in ({}, {"use_transformers_paged": True}):
-        steps = 3 if args.small else 6
+        row = ["a whole step", f"TRL {more}"]
         with tempfile.TemporaryDirectory() as folder:
-            config = GRPOConfig(
-                output_dir=folder,
-                max_steps=steps,
-                per_device_train_batch_size=16,
-                gradient_accumulation_steps=4,
-                num_generations=16,
-                max_completion_length=args.limit,
-                use_cpu=args.small,
-                bf16=not args.small,
-                save_strategy="no",
-                report_to="none",
-                logging_steps=1,
-                disable_tqdm=True,
-                **more,
-            )
-            rows = Dataset.from_list([{"prompt": "12 7 3 = 22 " * 12} for _ in range(4 * steps)])
             try:
-                trainer = GRPOTrainer(made_model(args), some_reward, config, rows, processing_class=tokenizer())
+                config = GRPOConfig(**sizes(args, folder, steps), **batch, **device, **more)
+                rows = Dataset.from_list(questions(steps))
+                trainer = GRPOTrainer(
+                    made_model(args), some_reward, config, rows, processing_class=embedded_tokenizer()
+                )
                 trainer.train()
             except (RuntimeError, ValueError, TypeError, ImportError) as error:
-                found.append(
-                    ["a whole step", f"TRL {more}", f"failed: {str(error).splitlines()[0][:80]}", "–", "3 ×"]
-                )
+                found.append([*row, f"failed: {str(error).splitlines()[0][:80]}", "–", "3 ×"])
                 continue
-        paces = [entry["step_time"] for entry in trainer.state.log_history if "step_time" in entry]
-        found.append(["a whole step", f"TRL {more}", f"{statistics.median(paces[1:]):.2f} s", "–", "8 ×, 3 ×"])
+        pace = statistics.median(entry["step_time"] for entry in step_logs(trainer)[1:])
+        found.append([*row, f"{pace:.2f} s", "–", "8 ×, 3 ×"])
     return found
 
 
@@ -313,7 +295,7 @@ def start(args: argparse.Namespace) -> list[list[str]]:
     """From a fresh process to the first completions of a model on disk."""
     with tempfile.TemporaryDirectory() as folder:
         made_model(args).save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
+        embedded_tokenizer().save_pretrained(folder)
         began = time.perf_counter()
         command = [sys.executable, __file__, "--first", folder, *(["--small"] if args.small else [])]
         subprocess.run(command, check=True, capture_output=True)
@@ -323,7 +305,7 @@ def start(args: argparse.Namespace) -> list[list[str]]:
 
 def first_completion(args: argparse.Namespace) -> None:
     """What `start` times."""
-    from dunwu.core.records import SamplingParams
+    from dunwu import SamplingParams
     from dunwu.engines import FastEngine
     from dunwu.model.loading import load_model, load_tokenizer
 
@@ -334,25 +316,18 @@ def first_completion(args: argparse.Namespace) -> None:
 
 def report(rows: list[list[str]], args: argparse.Namespace) -> None:
     """The table, on the screen and, from a GPU, in `benchmarks/results/`."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     device = platform.machine() if args.small else torch.cuda.get_device_name()
     text = [
         "# One GPU",
         "",
-        f"`python benchmarks/gpu.py --tokens-per-micro-batch {args.tokens_per_micro_batch}`, commit {commit or '?'}, "
-        f"{device}, torch {torch.__version__}.",
+        f"`python benchmarks/gpu.py --tokens-per-micro-batch {args.tokens_per_micro_batch}`, "
+        f"commit {commit() or '?'}, {device}, torch {torch.__version__}.",
         "",
-        "| what | beside what | measured | ratio | target |",
-        "|---|---|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(["what", "beside what", "measured", "ratio", "target"], rows),
     ]
     print("\n".join(text))
     if not args.small:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "gpu.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-        (RESULTS / "gpu.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_results("gpu", text, rows)
 
 
 if __name__ == "__main__":

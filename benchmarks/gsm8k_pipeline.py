@@ -3,10 +3,10 @@
     python benchmarks/gsm8k_pipeline.py --source DIR [--steps 20]            # T1's own lengths
     python benchmarks/gsm8k_pipeline.py --source DIR --steps 1868 --length 24   # a whole epoch, every row once
 
-What it is: a proof of the pipeline. DIR holds the real `train.jsonl` and `test.jsonl`; a random Llama of 100,000
+A proof of the pipeline, not of learning. DIR holds the real `train.jsonl` and `test.jsonl`; a random Llama of 100,000
 parameters with a tokenizer trained on the questions stands for Qwen2.5-0.5B-Instruct. Afterwards every reward of
 every rollout is computed again from its text alone, by other code than the trainer's, and compared.
-What it is not: training; a random model earns next to nothing, and learns nothing here.
+A random model earns next to nothing, and learns nothing here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dunwu.recipes.experiment import Experiment
-from dunwu.recipes.recipe import load_recipe
+from dunwu import Experiment, load_recipe
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -124,14 +122,14 @@ def by_the_rules(text: str, gold: str) -> dict[str, float]:
 
 
 def _tags(text: str) -> float:
-    total: Any = 0.0
+    total = 0.0
     for tag in ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>"):
         total += 0.125 * (text.count(tag) == 1)
     if text.count("\n<answer>\n") == 1:
         total -= 0.001 * len(text.split("\n</answer>\n")[-1])
     if text.count("\n</answer>") == 1:
         total -= 0.001 * (len(text.split("\n</answer>")[-1]) - 1)
-    return float(total)
+    return total
 
 
 if __name__ == "__main__":

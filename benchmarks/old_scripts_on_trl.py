@@ -1,10 +1,9 @@
 """The tutorials' scripts on TRL itself: where each one stops, the smallest edit that goes on, until it trains.
 
-What it is: a loop. A script of `tests/tutorials/as_printed` is run by plain Python with the TRL that is installed;
+A script of `tests/tutorials/as_printed` is run by plain Python with the TRL that is installed;
 the error it stops with is looked up among its edits, the edit is made in a copy, and it is run again. At the end:
 what it trained with. Models and data are the tests' stand-ins, from a server on this machine. The tables of
-`docs/trl_beside_us.md` are made of what this prints.
-What it is not: a measure of speed, or a way to run old scripts (that is `dunwu run`).
+`docs/trl_beside_us.md` are made of what this prints. (To run old scripts on Dunwu: `dunwu run`.)
 
     python benchmarks/old_scripts_on_trl.py                     # all four: about two minutes
     python benchmarks/old_scripts_on_trl.py t1 --work FOLDER    # keeps the edited copies and their output
@@ -24,7 +23,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from _common import ROOT
+
 AS_PRINTED = ROOT / "tests" / "tutorials" / "as_printed"
 SECONDS = 900
 """Most that one run may take."""

@@ -2,24 +2,21 @@
 
     python benchmarks/quickstart_seeds.py [--seeds 42 43 44] [--split test]
 
-What it is: `dunwu quickstart` in fresh processes one after the other, and a table of their summaries. Settings are
-chosen with `--split validation`; what is reported is the test split.
-What it is not: a search for the best seed; every seed that was run is in the table.
+`dunwu quickstart` in fresh processes one after the other, and a table of their summaries. Settings are
+chosen with `--split validation`; what is reported is the test split. Every seed that was run is in the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from _common import ROOT, machine, table, write_results
+
 COLUMNS = {
     "sampled": "sampled",
     "greedy": "greedy",
@@ -40,12 +37,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_seeds")
     args, overrides = parser.parse_known_args()
     summaries = [run(seed, args, overrides) for seed in args.seeds]
-    table = report(summaries, args, overrides)
-    print(table)
+    lines = report(summaries, args, overrides)
+    print("\n".join(lines))
     if args.split == "test" and not overrides:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "quickstart.md").write_text(table + "\n", encoding="utf-8")
-        (RESULTS / "quickstart.json").write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
+        write_results("quickstart", lines, summaries)
 
 
 def run(seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -57,32 +52,27 @@ def run(seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, 
     return {"seed": seed, **found}
 
 
-def report(summaries: list[dict[str, Any]], args: argparse.Namespace, overrides: list[str]) -> str:
+def report(summaries: list[dict[str, Any]], args: argparse.Namespace, overrides: list[str]) -> list[str]:
     """A table: each seed before and after, and the change in points."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    lines = [
-        "# The quickstart on several seeds",
-        "",
-        f"`python benchmarks/quickstart_seeds.py --seeds {' '.join(map(str, args.seeds))} --split {args.split} "
-        f"{' '.join(overrides)}`".rstrip(" `")
-        + f"`, commit {commit}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}.",
-        f"{int(summaries[0]['after']['prompts'])} held-out puzzles of the {args.split} split, "
-        f"{int(summaries[0]['after']['samples'])} samples each; accuracy: right and in the demanded format.",
-        "",
-        "| seed | | seconds of training | " + " | ".join(COLUMNS.values()) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
-    ]
+    seeds, more = " ".join(map(str, args.seeds)), "".join(f" {word}" for word in overrides)
+    after = summaries[0]["after"]
+    rows = []
     for summary in summaries:
+        seed = str(summary["seed"])
         for when in ("before", "after"):
             seconds = f"{summary['seconds']:.0f}" if when == "after" else ""
-            cells = [shown(name, summary[when][name]) for name in COLUMNS]
-            lines.append(f"| {summary['seed']} | {when} | {seconds} | " + " | ".join(cells) + " |")
+            rows.append([seed, when, seconds, *(shown(name, summary[when][name]) for name in COLUMNS)])
         change = [difference(name, summary["after"][name] - summary["before"][name]) for name in COLUMNS]
-        lines.append(f"| {summary['seed']} | change | | " + " | ".join(change) + " |")
-    return "\n".join(lines)
+        rows.append([seed, "change", "", *change])
+    return [
+        "# The quickstart on several seeds",
+        "",
+        f"`python benchmarks/quickstart_seeds.py --seeds {seeds} --split {args.split}{more}`, {machine()}.",
+        f"{int(after['prompts'])} held-out puzzles of the {args.split} split, {int(after['samples'])} samples each; "
+        "accuracy: right and in the demanded format.",
+        "",
+        *table(["seed", "", "seconds of training", *COLUMNS.values()], rows),
+    ]
 
 
 def shown(name: str, value: float) -> str:

