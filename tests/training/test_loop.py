@@ -17,7 +17,7 @@ from dunwu._utils.distributed import ParallelContext
 from dunwu.config import GRPOConfig
 from dunwu.core.protocols import Observer
 from dunwu.core.records import RunInfo, StepResult
-from dunwu.errors import CheckpointError, ConfigError, DataError
+from dunwu.errors import CheckpointError, ConfigError, DataError, EngineError
 from dunwu.training.checkpoint import SavedRun, load_run, save_run, weights_fingerprint
 
 
@@ -355,6 +355,41 @@ def test_the_reference_of_a_kl_in_the_reward_is_computed_once(make_trainer, monk
         assert torch.equal(batch.reference_logps_BC[0, : batch.lengths[0]], plain(batch)[0, : batch.lengths[0]]) or (
             torch.allclose(batch.reference_logps_BC, plain(batch), atol=1e-5)
         )
+
+
+class Elsewhere:
+    """An engine that samples from other weights than the policy's."""
+
+    def __init__(self, tiny: Any) -> None:
+        from dunwu.engines import TransformersEngine
+
+        self.inner = TransformersEngine(tiny.model(seed=5), tiny.tokenizer())
+
+    def sync_weights(self, policy, *, version):
+        """Forgotten: the weights stay what they were."""
+
+    def session(self):
+        return self.inner.session()
+
+    def generate(self, prompts, sampling):
+        return self.inner.generate(prompts, sampling)
+
+
+def test_a_run_whose_completions_come_from_another_model_is_stopped_at_its_first_step(make_trainer, tiny):
+    """It would have caught six of the audits' findings: dropout, adapters the engine does not see, stale weights."""
+    trainer = make_trainer(reward=low)
+    trainer._collector.engine = Elsewhere(tiny)  # one of ours that has gone wrong
+    before = weights_fingerprint(trainer.model)
+    with pytest.raises(EngineError, match=r"differ by .* nats a token.*importance_correction='truncate'"):
+        trainer.train()
+    assert weights_fingerprint(trainer.model) == before
+
+
+def test_a_sampler_that_is_meant_to_differ_is_corrected_and_warned_of(make_trainer, tiny, caplog):
+    with caplog.at_level(logging.WARNING, logger="dunwu"):
+        make_trainer(reward=low, importance_correction="mask", extras={"engine": Elsewhere(tiny)}).train()
+        make_trainer(reward=low, extras={"engine": Elsewhere(tiny)}).train()
+    assert caplog.text.count("nats a token") == 2
 
 
 # -- datasets ------------------------------------------------------------------------------------------------------

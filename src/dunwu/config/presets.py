@@ -52,4 +52,4 @@ PRESETS: Final[Mapping[str, Mapping[str, str | float]]] = {
         "loss_aggregation": "token_mean",
     },
 }
-"""`loss_type` to the choices it stands for: the fields of `algorithm.Objective`."""
+"""`loss_type` to the choices it stands for: the fields of `algorithm.AlgorithmConfig`."""

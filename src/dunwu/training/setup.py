@@ -55,6 +55,8 @@ class LoopState:
     """Completions sampled since `train` was called, over all ranks."""
     run_id: str = ""
     """Distinguishes this run's checkpoints from another's in the same folder."""
+    is_gap_checked: bool = False
+    """Whether a step of this call of `train` has shown that sampler and policy are one distribution."""
     random_states_from: str | None = None
     """A checkpoint whose random states are still to be put back."""
 

@@ -47,6 +47,7 @@ from dunwu.rollout.training_prompts import build_run_prompts
 from dunwu.training.checkpoint import last_complete_checkpoint, nonfinite_step_error
 from dunwu.training.launch_summary import log_launch_summary
 from dunwu.training.resumable import ResumableTrainer
+from dunwu.training.sampler_gap import SAMPLER_GAP, check_sampler_gap
 from dunwu.training.setup import LoopState, TrainerParts, make_collector, make_parts
 from dunwu.training.step_callback import StepCallback
 
@@ -124,6 +125,7 @@ class GRPOTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = True
         self.observers = cast("list[Observer]", list(observers))
+        self._engine_is_foreign = engine is not None or ":" in args.engine
         self._collector = make_collector(parts, self, engine=engine, environment=environment)
         self.engine = self._collector.engine
 
@@ -163,6 +165,7 @@ class GRPOTrainer(ResumableTrainer):
 
         Raises:
             NonFiniteError: when the loss or a gradient is NaN or infinite; the step is not taken, its batch is saved.
+            EngineError: when the first step shows that the completions were sampled from another model.
         """
         pending = self.loop.pending
         assert pending is not None, "transformers calls get_batch_samples first"
@@ -181,10 +184,14 @@ class GRPOTrainer(ResumableTrainer):
             step = self.state.global_step + 1
             raise nonfinite_step_error(Path(str(self.args.output_dir)), step, pending, float(total), norm)
         now = time.perf_counter()
+        token_means = self.metrics_buffer.token_means(self.parallel.sum)
+        if not self.loop.is_gap_checked and pending.policy_version == self.state.global_step:
+            self.loop.is_gap_checked = True
+            check_sampler_gap(token_means[SAMPLER_GAP], self.args, is_foreign=self._engine_is_foreign)
         self.metrics_buffer.record(
             {
                 **pending.metrics,
-                **self.metrics_buffer.token_means(self.parallel.sum),
+                **token_means,
                 "loss": float(self.parallel.sum(total)) / self.parallel.size,  # each rank's is times the ranks
                 "grad_norm": norm,
                 "time/train": now - train_began,
