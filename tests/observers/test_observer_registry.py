@@ -85,7 +85,7 @@ def test_an_object_with_one_of_the_methods_serves(foreign: str) -> None:
         ("Deaf", {}, r"has none of an observer's methods: on_run_start, on_rollouts"),
         ("Wach", {}, r"has no 'Wach'.*did you mean 'Watch'"),
         ("Watch", {"evry": 2}, r"has no option 'evry'; did you mean 'every'"),
-        ("make", {}, r"missing a required argument: 'every'"),
+        ("make", {}, r"needs the option every"),
         ("made", {"every": 2}, r"is an object already and takes no options, got every"),
     ],
 )

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
 
-__all__ = ["import_object", "instantiate", "is_object_name"]
+__all__ = ["check_options", "import_object", "instantiate", "is_object_name"]
 
 
 def is_object_name(name: str) -> bool:
@@ -63,27 +63,45 @@ def instantiate(
         return found
     if not callable(found):
         raise ConfigError(f"{what} must be an object, or a class or function that makes one, got {found!r:.80}")
-    _check_arguments(found, options, what)
+    check_options(found, options, what=what)
     return found(**options)
 
 
-def _check_arguments(factory: Callable[..., object], options: Mapping[str, Any], what: str) -> None:
+def check_options(
+    factory: Callable[..., object],
+    options: Mapping[str, Any],
+    *,
+    what: str,
+    given: Collection[str] = (),
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse options that a class or function does not take, before it is called.
+
+    Args:
+        factory: the class or function; one written in C, without a signature, judges its arguments itself.
+        options: keyword arguments for it.
+        what: what it is, for the errors: `the engine 'mine:Engine'`.
+        given: parameters that are not the user's: they are passed anyway.
+        hints: what to add where an option is missing, by its name.
+
+    Raises:
+        ConfigError: for an option that does not exist, with the nearest known one, or one that is missing.
+    """
     try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # written in C: it judges its arguments itself
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
         return
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        known = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        unknown = [name for name in options if name not in known]
-        if unknown and known:
-            sentence = f"has no option {unknown[0]!r}{did_you_mean(unknown[0], known)}"
-        elif unknown:
-            sentence = f"takes no options, got {', '.join(options)}"
-        else:
-            sentence = f"cannot be made with these options: {error}"
-        raise ConfigError(f"{what} {sentence}") from error
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given]
+    known = [p.name for p in named]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for option in options:
+        if option not in known and not takes_all:
+            raise ConfigError(
+                f"{what} has no option {option!r}{did_you_mean(option, known) if known else '; it has none'}"
+            )
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ConfigError(f"{what} needs the option {parameter.name}{(hints or {}).get(parameter.name, '')}")
 
 
 def _from_package(place: str, what: str) -> ModuleType:

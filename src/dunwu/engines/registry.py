@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dunwu._utils.logging import get_logger
-from dunwu._utils.objects import import_object, is_object_name
+from dunwu._utils.objects import check_options, import_object, is_object_name
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Engine
 from dunwu.engines.fast.engine import FastEngine, unsupported_reason
@@ -66,7 +66,7 @@ def make_engine(
         known = did_you_mean(name, ["auto", *ENGINES])
         raise ConfigError(f"engine={name!r} is unknown{known}; your own engine is given as package.module:object")
     factory = ENGINES[name]
-    _check_options(name, factory, options, hidden=_RESERVED)
+    _check(name, factory, options)
     own = {"autocast": autocast, "kv_cache_bytes": kv_cache_bytes}
     taken = inspect.signature(factory).parameters
     return factory(model, tokenizer, **{key: own[key] for key in own if key in taken}, **options)
@@ -89,7 +89,7 @@ def _foreign(
             f"engine={name!r} names a {type(factory).__name__}; name a class or function that is called as "
             "object(model, tokenizer, **options) and returns an engine"
         )
-    _check_options(name, factory, options)
+    _check(name, factory, options)
     made = factory(model, tokenizer, **options)
     missing = [
         method for method in ("generate", "sync_weights", "session") if not callable(getattr(made, method, None))
@@ -103,19 +103,11 @@ def _foreign(
     return engine
 
 
-def _check_options(
-    name: str, factory: EngineFactory, options: Mapping[str, object], hidden: tuple[str, ...] = ()
-) -> None:
-    """Refuse options that the factory does not take; one whose signature cannot be read decides by itself."""
+def _check(name: str, factory: EngineFactory, options: Mapping[str, object]) -> None:
+    """Model and tokenizer are the first two parameters, whatever they are called."""
     try:
-        parameters = list(inspect.signature(factory).parameters.values())
+        first_two = list(inspect.signature(factory).parameters)[:2]
     except (TypeError, ValueError):
         return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    by_name = [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    known = [option for option in by_name if option not in hidden]
-    for option in options:
-        if option not in known:
-            hint = did_you_mean(option, known) if known else "; it has none"
-            raise ConfigError(f"the engine {name!r} has no option {option!r}{hint}")
+    given = (*first_two, *(_RESERVED if name in ENGINES else ()))
+    check_options(factory, options, what=f"the engine {name!r}", given=given)

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class TimeLimit:
         return value
 
 
-class _Interrupter:
+class _Interrupter(ABC):
     """Runs a call and lets another thread end it by `TimedOut`."""
 
     def __init__(self) -> None:
@@ -79,13 +80,13 @@ class _Interrupter:
         self.frame: FrameType | None = None
         self.has_interrupted = False
 
+    @abstractmethod
     def run(self, work: Callable[[], Result], on_start: Callable[[], None]) -> Result:
         """`work()`, after `on_start()`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Called by the watchdog, again and again until the call ends."""
-        raise NotImplementedError
 
     def pause(self, seconds: float) -> float:
         """Seconds between two interruptions."""

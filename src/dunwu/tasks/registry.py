@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from dunwu._utils.objects import import_object, is_object_name
+from dunwu._utils.objects import check_options, import_object, is_object_name
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import RewardFunction, Task
 from dunwu.core.records import Grade, Message, Row
@@ -96,7 +96,7 @@ class _WithRewards:
 def _made(name: str, found: object, options: Mapping[str, object]) -> Task:
     """The task that `found` is, or makes from the options."""
     if callable(found) and (inspect.isclass(found) or not isinstance(found, Task)):
-        _check_options(name, found, options)
+        check_options(found, options, what=f"task {name!r}", hints=_HINTS.get(name))
         found = found(**options)
     elif options:
         raise ConfigError(f"task {name!r} is an object already and takes no options, got {', '.join(options)}")
@@ -109,20 +109,5 @@ def _made(name: str, found: object, options: Mapping[str, object]) -> Task:
     return cast("Task", found)
 
 
-def _check_options(name: str, maker: Callable[..., object], options: Mapping[str, object]) -> None:
-    try:
-        parameters = inspect.signature(maker).parameters.values()
-    except (TypeError, ValueError):  # written in C, without a signature: it will complain by itself
-        return
-    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for option in options:
-        if option not in known and not takes_all:
-            raise ConfigError(f"task {name!r} has no option {option!r}{did_you_mean(option, known)}")
-    for parameter in parameters:
-        if parameter.name in known and parameter.default is parameter.empty and parameter.name not in options:
-            hint = _HINTS.get((name, parameter.name), "")
-            raise ConfigError(f"task {name!r} needs the option {parameter.name}{hint}")
-
-
-_HINTS = {("own", "source"): ": a .jsonl, .json, .csv or .parquet file, a folder or a name"}
+_HINTS = {"own": {"source": ": a .jsonl, .json, .csv or .parquet file, a folder or a name"}}
+"""What to add where a built-in task misses an option: task to option to text."""

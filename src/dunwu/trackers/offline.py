@@ -11,6 +11,7 @@ import functools
 import netrc
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ Result = TypeVar("Result")
 _OFFLINE_MODES = ("offline", "disabled", "local", "dryrun")
 
 
-class TrackerService:
+class TrackerService(ABC):
     """A tracker with a server that wants a key; `choose_mode` puts it offline where it cannot send its data."""
 
     name: ClassVar[str]
@@ -48,17 +49,17 @@ class TrackerService:
         self.mode_variable = f"{self.name.upper()}_MODE"
         self.key_variable = f"{self.name.upper()}_API_KEY"
 
+    @abstractmethod
     def address(self) -> str:
         """The server's address, as configured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def has_key(self) -> bool:
         """Whether a key is configured, or this process has logged in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_running(self) -> bool:
         """Whether a run is open: then everything is decided already."""
-        raise NotImplementedError
 
     def set_mode(self, mode: str | None) -> bool:
         """Set the mode in a package that reads no environment any more (None: online); whether there was one."""

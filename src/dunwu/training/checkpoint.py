@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
@@ -122,10 +123,10 @@ def load_run(
     if first is None:
         return SavedRun(pending=None)
     states = [first, *(_read(_file(folder, rank)) for rank in range(1, first.get("ranks", parallel.size)))]
-    _check_one_run(folder, states, weights)
+    own = states[parallel.rank] if len(states) == parallel.size else first
+    _check_one_run(folder, states, own, weights)
     by_index = {prompt.row_index: prompt for prompt in prompts}
     found = [_pending(state["pending"], by_index, temperature) for state in states if state and "pending" in state]
-    own = states[parallel.rank] if len(states) == parallel.size else first
     pending = None
     if found:
         same = len(states) == parallel.size and len(found) == len(states)
@@ -145,7 +146,8 @@ def weights_fingerprint(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            flat = parameter.detach().flatten()
+            own = parameter.to_local() if isinstance(parameter, DTensor) else parameter  # a rank's shard
+            flat = own.detach().flatten()
             some = flat[:: max(1, flat.numel() // 64)].float().cpu()
             digest.update(name.removeprefix("module.").encode() + some.numpy().tobytes())
     return digest.hexdigest()
@@ -215,7 +217,7 @@ def _read(path: Path) -> State | None:
     return state
 
 
-def _check_one_run(folder: str | Path, states: Sequence[State | None], weights: str) -> None:
+def _check_one_run(folder: str | Path, states: Sequence[State | None], own: State | None, weights: str) -> None:
     if any(state is None for state in states):
         raise CheckpointError(
             f"{folder} was written by {len(states)} processes, and the file of one of them is missing; resume from "
@@ -223,8 +225,7 @@ def _check_one_run(folder: str | Path, states: Sequence[State | None], weights: 
         )
     if len({state.get("run_id", "") for state in states if state}) > 1:
         raise CheckpointError(f"{folder} mixes the files of two runs; resume from an earlier checkpoint")
-    first = states[0] or {}
-    if first.get("pending") and first.get("weights", "") not in ("", weights):
+    if own and own.get("pending") and own.get("weights", "") not in ("", weights):
         raise CheckpointError(
             f"the pending rollouts in {folder} were sampled with other weights than the ones beside them: a kill has "
             "mixed two runs in this folder. Resume from an earlier checkpoint, or delete its pending*.pt to sample "

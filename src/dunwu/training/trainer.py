@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
+from dunwu._utils.objects import is_object_name
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
 from dunwu.core.metrics import MetricsBuffer
@@ -125,7 +126,8 @@ class GRPOTrainer(ResumableTrainer):
         )
         self.model_accepts_loss_kwargs = True
         self.observers = cast("list[Observer]", list(observers))
-        self._engine_is_foreign = engine is not None or ":" in args.engine
+        name = args.engine if engine is None else engine
+        self._engine_is_foreign = not isinstance(name, str) or is_object_name(name)
         self._collector = make_collector(parts, self, engine=engine, environment=environment)
         self.engine = self._collector.engine
 
