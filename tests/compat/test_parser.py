@@ -129,7 +129,7 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path) -> None:
         ("beta: true", "it must be a number"),
         ("reward_weights: 1", "it must be a list of numbers"),
         ("reward_weights: [a]", "it must be a list of numbers"),
-        ("model_init_kwargs: [1]", "it must be a mapping"),
+        ("model_init_kwargs: [1]", "it must be keys and values"),
         ("lora_r: a", "it must be a whole number"),
         ("use_vllm: maybe", "it must be true or false"),
         ("lr_scheduler_type: cosin", "cosin is not a valid SchedulerType"),
