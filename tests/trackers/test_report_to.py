@@ -100,11 +100,9 @@ def test_a_name_that_no_tracker_has_is_refused_with_the_nearest() -> None:
 
 def test_a_missing_package_is_refused_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(
-        ValueError, match=r"trackio is not installed: pip install 'dunwu\[trackers\]'; or report_to='n"
-    ):
+    with pytest.raises(ValueError, match=r"trackio is not installed: .*pip install .*\[trackers\]'; or report_to='n"):
         resolve_report_to("trackio")
-    with pytest.raises(ValueError, match=r"clearml is not installed: pip install clearml"):
+    with pytest.raises(ValueError, match=r"clearml is not installed: .*pip install clearml"):
         resolve_report_to("clearml")
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin, get_type_hints
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
 from dunwu._utils.objects import is_object_name
 from dunwu._utils.suggest import did_you_mean
@@ -101,8 +102,8 @@ def check_optimizer(config: GRPOConfig) -> None:
         if any(part in name for part in parts):
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
-                    f"optim={name!r} needs the package {package}, which is not installed: pip install {package}; "
-                    "or take optim='adamw_torch'"
+                    f"optim={name!r} needs the package {package}, which is not installed: "
+                    f"{install_command(package=package)}; or take optim='adamw_torch'"
                 )
             return
 

@@ -10,6 +10,7 @@ import sys
 from functools import lru_cache
 
 from dunwu._utils import reachability
+from dunwu._utils.commands import install_command
 from dunwu._utils.reachability import ServerState
 from dunwu.hub.sources import MIRROR, check_endpoint, has_modelscope, hf_endpoint
 
@@ -45,7 +46,7 @@ def offline_if_unreachable() -> str | None:
 def go_offline(why: str) -> str:
     """Switch every client to offline; returns the sentence for the user, which `offline_if_unreachable` repeats."""
     _switch_clients_off()
-    other = "--source modelscope" if has_modelscope() else "pip install 'dunwu[modelscope]' and --source modelscope"
+    other = "--source modelscope" if has_modelscope() else f"{install_command('modelscope')} and --source modelscope"
     _notice.append(
         f"{hf_endpoint()} {why}, so this process is offline: only what is in the cache is used. "
         f"A mirror: HF_ENDPOINT={MIRROR}; ModelScope: {other}"

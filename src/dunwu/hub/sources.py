@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.secrets import without_credentials
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError, HubError
@@ -97,7 +98,7 @@ def require_modelscope() -> None:
         HubError: with what to install.
     """
     if not has_modelscope():
-        raise HubError("source=modelscope needs the package modelscope: pip install 'dunwu[modelscope]'")
+        raise HubError(f"source=modelscope needs the package modelscope: {install_command('modelscope')}")
 
 
 def modelscope_names(name: str) -> tuple[str, ...]:

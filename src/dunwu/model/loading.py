@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import nn
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
 from dunwu.errors import ConfigError, DunwuError, HubError, ModelError
 from dunwu.hub import explain_error, locate
@@ -172,7 +173,7 @@ def require_peft(what: str = "an adapter") -> None:
         ConfigError: with what to install.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ConfigError(f"{what} needs the package peft: pip install 'dunwu[peft]'")
+        raise ConfigError(f"{what} needs the package peft: {install_command('peft')}")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
 from dunwu._utils.reachability import reachable
 from dunwu._utils.secrets import redact
@@ -103,7 +104,7 @@ def _has_package(package: str) -> bool:
 
 
 def _install_hint(name: str) -> str:
-    return "pip install 'dunwu[trackers]'" if name in _EXTRA else f"pip install {name}"
+    return install_command("trackers") if name in _EXTRA else install_command(package=name)
 
 
 def _choose_mlflow_store() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core.algorithm import AlgorithmConfig
@@ -92,7 +93,7 @@ def _weights(args: GRPOConfig, model: PreTrainedModel) -> str:
         warning = (
             ". Steps this small leave most bfloat16 weights where they were, rounded back: load the model in "
             "float32 (the default) and let autocast compute in bfloat16; or, where memory is short, set "
-            "optim=stable_adamw (pip install 'dunwu[bf16]'), which carries what rounding loses"
+            f"optim=stable_adamw ({install_command('bf16')}), which carries what rounding loses"
         )
     return f"{trains:,} of {total:,} parameters train, in {name}{forward} on {args.device}{warning}"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
 from dunwu.errors import ConfigError
 
@@ -124,7 +125,9 @@ def get_quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | Non
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("load_in_4bit and load_in_8bit need the package bitsandbytes: pip install bitsandbytes")
+        raise ConfigError(
+            f"load_in_4bit and load_in_8bit need the package bitsandbytes: {install_command(package='bitsandbytes')}"
+        )
     from transformers import BitsAndBytesConfig
 
     if model_args.load_in_8bit:
