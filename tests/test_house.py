@@ -26,6 +26,7 @@ FLOORS = {
     "config": 4,
     "engines": 4,
     "tasks": 4,
+    "reports": 4,
     "rollout": 5,
     "embedded": 5,
     "training": 6,

@@ -71,9 +71,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _task(name: str, overrides: Mapping[str, str]) -> Task:
+    from dunwu._utils.yaml_1_2 import parse_value
     from dunwu.recipes.recipe import Recipe, built_in_recipes, load_recipe
     from dunwu.recipes.wiring import make_task
-    from dunwu.recipes.yaml_values import parse_value
 
     if name in built_in_recipes() or Path(name).suffix in (".yaml", ".yml"):
         return make_task(load_recipe(name, overrides), for_training=False)

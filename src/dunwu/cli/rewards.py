@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _row(task: Task, args: argparse.Namespace) -> Row:
-    from dunwu.recipes.yaml_values import parse_value
+    from dunwu._utils.yaml_1_2 import parse_value
 
     rows = task.rows("train")
     if not 0 <= args.row < len(rows):

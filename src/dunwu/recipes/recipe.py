@@ -28,9 +28,9 @@ import yaml
 
 from dunwu._utils.secrets import redact, reject_secrets
 from dunwu._utils.suggest import did_you_mean
+from dunwu._utils.yaml_1_2 import dump_yaml, load_yaml, parse_value
 from dunwu.errors import ConfigError
 from dunwu.recipes.options import Options, checked_options
-from dunwu.recipes.yaml_values import dump_yaml, load_yaml, parse_value
 
 if TYPE_CHECKING:
     from dunwu.core.protocols import Task
