@@ -33,6 +33,7 @@ __all__ = [
     "nonfinite_step_error",
     "remove_if_write_fails",
     "save_run",
+    "steps_done",
     "weights_fingerprint",
 ]
 
@@ -76,6 +77,14 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         except (OSError, ValueError):
             get_logger().warning(f"{path} is incomplete; looking for an earlier checkpoint")
     return None
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Optimizer steps finished at a checkpoint; 0 where that cannot be read."""
+    try:
+        return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def save_run(folder: str | Path, saved: SavedRun, parallel: ParallelContext) -> None:

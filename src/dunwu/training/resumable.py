@@ -6,17 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core.metrics import MetricsBuffer
 from dunwu.core.records import Prompt
+from dunwu.errors import CheckpointError
 from dunwu.model.loading import checkpoint_bytes, without_progress_bars
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.token_budget import TokenBudget
-from dunwu.training.checkpoint import SavedRun, load_run, remove_if_write_fails, save_run, weights_fingerprint
+from dunwu.training.checkpoint import (
+    SavedRun,
+    last_complete_checkpoint,
+    load_run,
+    remove_if_write_fails,
+    save_run,
+    weights_fingerprint,
+)
+from dunwu.training.interruption import Interruption, RunInterrupted
+from dunwu.training.resumed_options import OptimizerOptions
 from dunwu.training.setup import LoopState
 
 if TYPE_CHECKING:
@@ -36,6 +47,40 @@ class ResumableTrainer(Trainer):
     parallel: ParallelContext
     loop: LoopState
     metrics_buffer: MetricsBuffer
+    interruption: Interruption
+
+    def _newest_checkpoint(self) -> str:
+        """The checkpoint that a run resumes from where none is named."""
+        last = last_complete_checkpoint(Path(str(self.args.output_dir)))
+        if last is None:
+            raise CheckpointError(
+                f"there is no complete checkpoint in {self.args.output_dir} to resume from; start anew"
+            )
+        return str(last)
+
+    def _finished_before(self, checkpoint: str) -> TrainOutput:
+        """The finished run that a checkpoint is of: its weights and its state, and no step more.
+
+        transformers would take one step beyond the last, and delete a good checkpoint for that one's sake.
+        """
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._load_from_checkpoint(checkpoint)
+        get_logger().info(
+            f"nothing is left to train: all {self.state.global_step} steps were made before. More steps: raise "
+            "max_steps or num_train_epochs"
+        )
+        return TrainOutput(global_step=self.state.global_step, training_loss=0.0, metrics={})
+
+    def _shall_stop(self) -> bool:
+        """After a step: whether somebody has asked the run to stop before its end."""
+        self.loop.is_interrupted = self.interruption.is_asked and self.state.global_step < self.state.max_steps
+        return self.loop.is_interrupted
+
+    def _raise_if_interrupted(self) -> None:
+        if self.loop.is_interrupted:
+            step = self.state.global_step
+            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+            raise RunInterrupted(step, self.state.max_steps, str(checkpoint))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Model and tokenizer into a folder: complete, or nothing of it."""
@@ -80,7 +125,13 @@ class ResumableTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.optimizer is None or self.lr_scheduler is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            given = OptimizerOptions(self.optimizer, self.lr_scheduler)
+            super()._load_optimizer_and_scheduler(checkpoint)
+            for name, (then, now) in given.put_back(self.optimizer, self.lr_scheduler).items():
+                get_logger().info(f"resumed with {name}={now} in place of {then}")
         if checkpoint is None:
             return
         self.loop.random_states_from = checkpoint

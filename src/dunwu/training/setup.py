@@ -57,6 +57,8 @@ class LoopState:
     """Distinguishes this run's checkpoints from another's in the same folder."""
     is_gap_checked: bool = False
     """Whether a step of this call of `train` has shown that sampler and policy are one distribution."""
+    is_interrupted: bool = False
+    """Whether the run stops before its end because somebody asked for it."""
     random_states_from: str | None = None
     """A checkpoint whose random states are still to be put back."""
 

@@ -39,13 +39,14 @@ from dunwu.core import algorithm
 from dunwu.core.metrics import MetricsBuffer
 from dunwu.core.protocols import Engine, Environment, Observer
 from dunwu.core.records import MicroBatch, Prompt, Row, RunInfo, StepResult
-from dunwu.errors import CheckpointError, ConfigError
+from dunwu.errors import ConfigError
 from dunwu.model.logprobs import forward_logps, packed_attention_context
 from dunwu.rollout.collector import warn_if_ranks_differ
 from dunwu.rollout.observation import guard_callbacks
 from dunwu.rollout.prompts import PromptOrder, rows_of
 from dunwu.rollout.training_prompts import build_run_prompts
-from dunwu.training.checkpoint import last_complete_checkpoint, nonfinite_step_error
+from dunwu.training.checkpoint import nonfinite_step_error, steps_done
+from dunwu.training.interruption import Interruption
 from dunwu.training.launch_summary import log_launch_summary
 from dunwu.training.resumable import ResumableTrainer
 from dunwu.training.sampler_gap import SAMPLER_GAP, check_sampler_gap
@@ -121,7 +122,7 @@ class GRPOTrainer(ResumableTrainer):
             train_dataset=cast(Any, self.prompts),
             eval_dataset=cast(Any, eval_dataset),
             processing_class=parts.tokenizer,
-            callbacks=[*(callbacks or []), StepCallback(self._on_train_begin, self._on_step_end)],
+            callbacks=[*(callbacks or []), StepCallback(self._on_train_begin, self._on_step_end, self._shall_stop)],
             optimizers=cast(Any, optimizers),
         )
         self.model_accepts_loss_kwargs = True
@@ -136,6 +137,7 @@ class GRPOTrainer(ResumableTrainer):
         self.algorithm, self.scorer, self.prompts = parts.algorithm, parts.scorer, parts.prompts
         self.reference, self.token_budget, self.parallel = parts.reference, parts.budget, parts.parallel
         self.loop, self.metrics_buffer = LoopState(), MetricsBuffer()
+        self.interruption = Interruption(parts.parallel)
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
 
@@ -303,26 +305,29 @@ class GRPOTrainer(ResumableTrainer):
     ) -> TrainOutput:
         """Train; `resume_from_checkpoint=True` resumes from the newest complete checkpoint in the output folder.
 
+        Ctrl-C and SIGTERM let the step finish and save a checkpoint first.
+
         Raises:
             CheckpointError: when there is none to resume from.
+            RunInterrupted: a KeyboardInterrupt, when the run was stopped and its checkpoint is written.
         """
         if resume_from_checkpoint is True:
-            last = last_complete_checkpoint(Path(str(self.args.output_dir)))
-            if last is None:
-                raise CheckpointError(
-                    f"there is no complete checkpoint in {self.args.output_dir} to resume from; start anew"
-                )
-            resume_from_checkpoint = str(last)
+            resume_from_checkpoint = self._newest_checkpoint()
         if self.args.max_steps == 0:
             return TrainOutput(global_step=0, training_loss=0.0, metrics={})
         run_id = self.parallel.all_gather_list([uuid.uuid4().hex])[0]
         self.loop, self.metrics_buffer = LoopState(run_id=run_id), MetricsBuffer()
         self._collector.policy_was_replaced = True
+        if resume_from_checkpoint and steps_done(Path(resume_from_checkpoint)) >= self.planned_steps():
+            return self._finished_before(resume_from_checkpoint)
         guard_callbacks(self.callback_handler.callbacks)  # some may have been added since
         try:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            with self.interruption.listening():
+                result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._collector.observers.run_end()
+        self._raise_if_interrupted()
+        return result
 
     # -- the step --------------------------------------------------------------------------------------------------
 
