@@ -1,6 +1,6 @@
-"""The command line: `dunwu quickstart · train · eval · chat · run · fetch · rewards`.
+"""The command line: each command is a module here.
 
-Each command is a module with `add_arguments` and `run`, imported only when it is called, so that `dunwu --help` needs
+A module has `add_arguments` and `run`, and is imported only when its command is called, so that `dunwu --help` needs
 neither torch nor transformers. Everything a command does can be done from Python.
 """
 
@@ -10,14 +10,17 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
 
 __all__ = ["main"]
 
 COMMANDS = {
     "quickstart": "train the embedded model on Countdown, on a CPU, in a few minutes",
-    "train": "train what a recipe describes",
-    "eval": "measure a model's accuracy on a task, greedy and sampled, with error bars",
+    "train": "train what a recipe describes; resume a run; several seeds, or a sweep",
+    "eval": "measure a model's accuracy on a task, greedy and sampled, with intervals",
     "chat": "talk to a model, and see what the chat template makes of a message",
+    "options": "list every option of a recipe with its default",
     "run": "run a script written for TRL 0.14 to 1.16, unmodified",
     "fetch": "download a model or dataset into a folder and verify it",
     "rewards": "score a text with every reward of a recipe, before training",
@@ -28,50 +31,121 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one sentence and exit code 2, never a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    parser = _parser(command)
+    if arguments and command is None and not arguments[0].startswith("-"):
+        return _unknown_command(arguments[0])
+    parser, sub, module = _parser(command)
+    if module is not None and sub is not None and {"-h", "--help"} & set(arguments):
+        sub.epilog = "\n\n".join([sub.epilog or "", *_listed_options(module)])
     args, rest = parser.parse_known_args(arguments)
-    if args.command is None:
+    if module is None or sub is None:
         parser.print_help()
         return 2
-    module = importlib.import_module(f"dunwu.cli.{args.command}")
     try:
-        return int(module.run(args, _overrides(rest, parser, module)))
+        return int(module.run(args, _overrides(rest, sub, module)))
     except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
         print(f"dunwu {args.command}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\ndunwu {args.command}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"\ndunwu {args.command}: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dunwu", description="Teach language models to reason with GRPO.", allow_abbrev=False
-    )
+class _Parser(argparse.ArgumentParser):
+    """Prints one sentence for a mistake, as every other error is, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        from dunwu._utils.secrets import redact
+
+        self.exit(2, f"{self.prog}: {redact(message)} (`{self.prog} --help` shows what it takes)\n")
+
+
+def _parser(command: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, ModuleType | None]:
+    """The parser of everything, that of the command, and the command's module."""
+    from dunwu import __version__
+
+    parser = _Parser(prog="dunwu", description="Teach language models to reason with GRPO.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"dunwu {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    chosen: argparse.ArgumentParser | None = None
+    module: ModuleType | None = None
     for name, summary in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name == command:
-            importlib.import_module(f"dunwu.cli.{name}").add_arguments(sub)
-    return parser
+            chosen, module = sub, importlib.import_module(f"dunwu.cli.{name}")
+            module.add_arguments(sub)
+    return parser, chosen, module
+
+
+def _listed_options(module: ModuleType) -> list[str]:
+    """Every option of the recipe, for the help of a command that takes them; loaded where help is asked for."""
+    groups: Sequence[str] = getattr(module, "LISTS_OPTIONS", ())
+    if not groups:
+        return []
+    from dunwu.recipes.option_docs import GROUPS, option_lines
+
+    return ["\n".join([f"{name}: {GROUPS[name][0]}", *option_lines(name)]) for name in groups]
+
+
+def _unknown_command(name: str) -> int:
+    from dunwu._utils.secrets import redact
+    from dunwu._utils.suggest import did_you_mean
+
+    print(f"dunwu: there is no command {redact(name)!r}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+    return 2
 
 
 def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser, module: object) -> dict[str, str]:
     """`--section.option value` and `--section.option=value`, for the commands that take a recipe."""
-    from dunwu._utils.secrets import redact
-
-    if rest and not getattr(module, "TAKES_OVERRIDES", False):
-        parser.error(f"unknown argument {redact(rest[0].partition('=')[0])!r}")  # what follows may be a key
     found: dict[str, str] = {}
     remaining = iter(rest)
     for argument in remaining:
-        if not argument.startswith("--"):
-            parser.error(f"unexpected {redact(argument)!r}; an override reads --train.learning_rate 1e-5")
-        name, given, value = argument[2:].partition("=")
+        name, given, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not _is_override(name, module):
+            parser.error(_unknown_argument(argument, parser, module))
         if not given:
             following = next(remaining, None)
             if following is None:
-                parser.error(f"{redact(argument)} has no value")
+                parser.error(f"{argument} has no value")
             value = following
         found[name] = value
     return found
+
+
+def _is_override(name: str, module: object) -> bool:
+    """Whether a command takes `--name` for an option of its recipe: one in a section, or a section itself."""
+    if not getattr(module, "TAKES_OVERRIDES", False):
+        return False
+    import dataclasses
+
+    from dunwu.recipes.recipe import Recipe
+
+    return "." in name or name in {field.name for field in dataclasses.fields(Recipe)}
+
+
+def _unknown_argument(argument: str, parser: argparse.ArgumentParser, module: object) -> str:
+    from dunwu._utils.secrets import redact
+    from dunwu._utils.suggest import did_you_mean
+
+    takes = getattr(module, "TAKES_OVERRIDES", False)
+    shown = redact(argument.partition("=")[0])  # what follows may be a key
+    if not argument.startswith("-"):
+        example = "; an option of the recipe reads --train.learning_rate 1e-5" if takes else ""
+        return f"unexpected {shown!r}{example}"
+    known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    meant = _option_meant(shown.removeprefix("--")) if takes else ""
+    return f"there is no argument {shown!r}{meant or did_you_mean(shown, known)}"
+
+
+def _option_meant(name: str) -> str:
+    """For an option of the recipe that was given without its section: what it should read."""
+    from dunwu._utils.suggest import did_you_mean
+    from dunwu.config import GRPOConfig
+
+    hint = did_you_mean(name, GRPOConfig.__dataclass_fields__)
+    return hint.replace("mean '", "mean '--train.") if "did you mean" in hint else ""

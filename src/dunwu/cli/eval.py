@@ -1,86 +1,135 @@
-"""`dunwu eval MODEL --task T`: measure a model's accuracy on a task."""
+"""`dunwu eval MODEL`: measure a model's accuracy on a task; of a run's folder, as the run itself did."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dunwu.core.protocols import Task
+    from dunwu.recipes.evaluation import Evaluation
     from dunwu.recipes.options import Options
+    from dunwu.recipes.recipe import Recipe
+    from dunwu.recipes.trained_model import TrainedModel
 
-__all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
+__all__ = ["LISTS_OPTIONS", "TAKES_OVERRIDES", "add_arguments", "run"]
 
 TAKES_OVERRIDES = True
+LISTS_OPTIONS = ("task", "evaluate")
+
+_OPTIONS = {
+    "split": "evaluate.split",
+    "rows": "evaluate.rows",
+    "samples": "evaluate.samples",
+    "max_new_tokens": "train.max_completion_length",
+    "temperature": "train.temperature",
+    "seed": "train.seed",
+}
+"""Argument to the recipe's option that it stands for."""
+_DEFAULTS = {"max_completion_length": 256, "temperature": 1.0, "seed": 0}
+"""For a model that is of no run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("model", metavar="MODEL", help="a hub name, a folder, or `embedded`")
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, a hub name, a model's folder, or `embedded`")
     parser.add_argument(
-        "--task", required=True, help="countdown, gsm8k, tldr, own, package.module:Class, or a recipe's name or file"
+        "--task",
+        help="countdown, gsm8k, tldr, own, package.module:Class, or a recipe's name or file (default: the run's own)",
     )
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    parser.add_argument("--rows", type=int, default=500, help="how many rows, from the start (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=4, help="sampled completions a row (default: %(default)s)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, help="token limit of a completion (default: %(default)s)"
+        "--split", choices=("train", "validation", "test"), help="which rows (default: the run's; test)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, help="how many rows, from the start (default: the run's; 500)")
+    parser.add_argument("--samples", type=int, help="sampled completions a row (default: the run's; 4)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="token limit of a completion (default: that of the run's training; 256)"
+    )
+    parser.add_argument("--temperature", type=float, help="of the samples (default: the run's; 1.0)")
+    parser.add_argument("--seed", type=int, help="of the samples (default: the run's; 0)")
+    parser.add_argument("--source", choices=("auto", "hf", "modelscope", "local"), help="where names are looked up")
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON object")
-    parser.epilog = "The task's own options: --task.source data/gsm8k --task.style tiny"
+    parser.epilog = "Options of the recipe: --task.source data/gsm8k --task.style tiny --evaluate.rewards false"
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Load, complete, grade, print."""
-    from dunwu.engines import make_engine
-    from dunwu.model.loading import load_model, to_best_device
-    from dunwu.recipes.evaluation import evaluate
-    from dunwu.recipes.recipe import prompt_rows
-    from dunwu.recipes.wiring import make_tokenizer, model_source
-    from dunwu.rollout.training_prompts import prompts_for_model
+    from dunwu.recipes.trained_model import find_model
 
     for name in ("rows", "samples", "max_new_tokens"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    if not 0 <= args.temperature < float("inf"):
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {given}")
+    if args.temperature is not None and not 0 <= args.temperature < float("inf"):
         raise ConfigError(f"--temperature must be 0 or more, got {args.temperature}")
-    task = _task(args.task, overrides)
-    rows = prompt_rows(task, list(task.rows(args.split)[: args.rows]))
-    tokenizer = make_tokenizer(args.model)
-    model = to_best_device(load_model(model_source(args.model)))
-    report = evaluate(
-        make_engine(model, tokenizer),
-        task,
-        prompts_for_model(rows, model, tokenizer, max_completion_length=args.max_new_tokens),
-        policy=model,
-        version=0,
-        samples=args.samples,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        seed=args.seed,
-    )
+    model = find_model(args.model)
+    content = _content(args, model)
+    recipe = _recipe(content, args, overrides)
+    for line in _said(recipe, content, model):
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    report = _evaluation(recipe, model)
     print(json.dumps(report.metrics(), indent=2) if args.json else report.table())
     return 0
 
 
-def _task(name: str, overrides: Mapping[str, str]) -> Task:
-    from dunwu._utils.yaml_1_2 import parse_value
-    from dunwu.recipes.recipe import Recipe, built_in_recipes, load_recipe
-    from dunwu.recipes.wiring import make_task
+def _content(args: argparse.Namespace, model: TrainedModel) -> Options:
+    """The recipe that the figures follow: the one named, or the run's, with a plain task in its task's place."""
+    from dunwu.recipes.recipe import built_in_recipes, recipe_content
 
-    if name in built_in_recipes() or Path(name).suffix in (".yaml", ".yml"):
-        return make_task(load_recipe(name, overrides), for_training=False)
-    options: Options = {"name": name}
-    for dotted, value in overrides.items():
-        section, _, option = dotted.partition(".")
-        if section != "task" or not option:
-            raise ConfigError(f"--{dotted} is unknown; a task's option reads --task.OPTION")
-        options[option] = parse_value(value)
-    return make_task(Recipe(model="", task=options), for_training=False)
+    if args.task is None:
+        if not model.recipe:
+            raise ConfigError(f"{args.model} is no run's folder, so its task is not known: --task gsm8k, for example")
+        return {**model.recipe, "evaluate": model.recipe.get("evaluate") or {}}
+    if args.task in built_in_recipes() or Path(args.task).suffix in (".yaml", ".yml") or Path(args.task).is_dir():
+        content = recipe_content(args.task)
+        return {**content, "evaluate": content.get("evaluate") or {}}
+    plain: Options = {"model": args.model, "train": dict(_DEFAULTS), "evaluate": {}}
+    base = {**model.recipe, "evaluate": model.recipe.get("evaluate") or {}} if model.run is not None else plain
+    return {**base, "task": {"name": args.task}, "rewards": None, "max_reward": None}
+
+
+def _recipe(content: Options, args: argparse.Namespace, overrides: Mapping[str, str]) -> Recipe:
+    from dunwu.recipes.recipe import make_recipe
+
+    given = {option: str(getattr(args, name)) for name, option in _OPTIONS.items() if getattr(args, name) is not None}
+    if args.source is not None:
+        given["source"] = args.source
+    fixed = {"resume": "false", "train.report_to": "none"}
+    return make_recipe(content, {**overrides, **given, **fixed}, where="the options")
+
+
+def _said(recipe: Recipe, content: Options, model: TrainedModel) -> Iterator[str]:
+    """What is measured, and what in it is not as the run had it."""
+    section, train = recipe.evaluate, recipe.train
+    assert section is not None, "_content gives every recipe one"
+    limit, temperature = train.get("max_completion_length", 256), train.get("temperature", 1.0)
+    yield (
+        f"{model.name}: {recipe.task['name']}, {section.split} split, up to {section.rows} rows, {section.samples} "
+        f"samples at temperature {temperature:g}, limit {limit} tokens, seed {train.get('seed', 42)}"
+    )
+    if model.run is None:
+        return
+    from dunwu.recipes.start import differing_options
+
+    changed = differing_options(model.recipe, recipe)
+    names = [name for name in changed if name.startswith(("task.", "evaluate.", "train.", "rewards"))]
+    yield from (f"not as in the run: {name} {changed[name][1]!r} (there {changed[name][0]!r})" for name in names)
+
+
+def _evaluation(recipe: Recipe, model: TrainedModel) -> Evaluation:
+    from dunwu.recipes.held_out import make_held_out
+    from dunwu.recipes.wiring import make_config, make_recipe_environment, make_task
+    from dunwu.rollout.plugs import make_run_engine, make_scorer
+
+    assert recipe.evaluate is not None
+    task, config = make_task(recipe, for_training=False), make_config(recipe)
+    policy, tokenizer = model.load(recipe.source)
+    scorer = make_scorer(list(task.rewards), None, config) if task.rewards and recipe.evaluate.rewards else None
+    held_out = make_held_out(task, recipe.evaluate, config, model=policy, tokenizer=tokenizer, scorer=scorer)
+    environment = make_recipe_environment(recipe)
+    return held_out.evaluate(make_run_engine(policy, tokenizer, config, environment=environment), policy)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dunwu.cli.train import before_and_after
+from dunwu._utils.commands import dunwu_command
+from dunwu.cli.train import add_run_arguments, before_and_after, run_one
 from dunwu.recipes.recipe import load_recipe
+from dunwu.reports.run_folder import next_free_folder
 
 if TYPE_CHECKING:
+    from dunwu.recipes.evaluation import GradedCompletion
     from dunwu.recipes.experiment import ExperimentResult
 
-__all__ = ["TAKES_OVERRIDES", "add_arguments", "run"]
+__all__ = ["LISTS_OPTIONS", "TAKES_OVERRIDES", "add_arguments", "run"]
 
 TAKES_OVERRIDES = True
+LISTS_OPTIONS = ("recipe", "task", "evaluate", "train")
 
 _PUZZLES = 3
 
@@ -24,58 +28,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("--output", default="runs/quickstart", help="the run's folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of sampling and order (default: %(default)s)")
+    add_run_arguments(parser)
     parser.epilog = "Any option of the recipe can be overridden: --train.max_steps 40 --evaluate.rows 100"
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Train, then the table, three puzzles and the picture."""
+    """Train, then the table, three puzzles and what to do next."""
     given = {"train.output_dir": args.output, "train.seed": str(args.seed), **overrides}
-    recipe = load_recipe("quickstart", given)
-    from dunwu.recipes.experiment import Experiment
-
+    recipe = load_recipe("quickstart", {**given, **({"resume": "true"} if args.resume else {})})
     print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
-    result = Experiment(recipe, log_every=10).run()
-    print(f"\n{_table(result)}\n\n{_puzzles(result)}\n")
-    print(f"{len(result.steps)} steps in {result.seconds / 60:.1f} minutes of training, all on this machine.")
-    print(f"The curves are in {result.folder / 'curves.png'}, all completions in rollouts.jsonl beside it.")
-    print(f"Ask it yourself: dunwu chat {result.folder}   (a puzzle reads: 3 14 17 = 51)")
+    result = run_one(recipe, args, log_every=10)
+    if result is not None:
+        parts = [_table(result), _puzzles(result), _next_steps(result, args.output)]
+        print("\n" + "\n\n".join(part for part in parts if part))
     return 0
 
 
 def _table(result: ExperimentResult) -> str:
     if result.before is None or result.after is None:
         return "no evaluation was asked for"
-    summary = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
-    before, after = summary["before"], summary["after"]
+    before, after = result.summary["before"], result.summary["after"]
     rows = [before_and_after(result.before, result.after)]
     for label, name, form in (
-        ("tokens a thought", "thought_tokens", "{:.1f}"),
-        ("trials a thought", "trials", "{:.1f}"),
-        ("arithmetic right", "arithmetic_right", "{:.1%}"),
-        ("verdicts right", "verdicts_right", "{:.1%}"),
-        ("trials repeated", "repeats", "{:.1%}"),
+        ("tokens per thought", "thought_tokens", "{:.1f}"),
+        ("attempts per thought", "trials", "{:.1f}"),
+        ("arithmetic correct", "arithmetic_right", "{:.1%}"),
+        ("verdicts correct", "verdicts_right", "{:.1%}"),
+        ("attempts repeated", "repeats", "{:.1%}"),
     ):
         if name in before and name in after:
-            rows.append(f"{label:28}{form.format(before[name]):>16}{form.format(after[name]):>16}")
+            rows.append(f"{label:28}{form.format(before[name]):>22}{form.format(after[name]):>22}")
     return "\n".join(rows)
 
 
 def _puzzles(result: ExperimentResult) -> str:
-    """Three puzzles, those first that it could not solve before and can now, with both completions."""
+    """Three puzzles that it could not solve before and can now, with both completions."""
+    pairs = [(old, new) for old, new in _pairs(result) if new.grade.strict and not old.grade.strict]
+    if not pairs:
+        return "No puzzle's greedy answer changed from wrong to right." if result.after is not None else ""
+    blocks = [
+        f"{_puzzle(new)}\n  before (wrong): {_one_line(old)}\n  after  (right): {_one_line(new)}"
+        for old, new in pairs[:_PUZZLES]
+    ]
+    return "\n".join(["Puzzles whose answer changed from wrong to right:", *blocks])
+
+
+def _next_steps(result: ExperimentResult, output: str) -> str:
+    steps = int(result.steps[-1]["step"]) if result.steps else 0
+    solved = [new for _, new in _pairs(result) if new.grade.strict]
+    asked = ["--message", _puzzle(solved[0])] if solved else []
+    another = next_free_folder(Path(output))
+    changed = ["quickstart", "--output", another, "--train.learning_rate", "1e-4"]
+    return "\n".join(
+        [
+            f"{steps:,} step{'' if steps == 1 else 's'} in {result.seconds / 60:.1f} minutes of training, all here.",
+            f"In {result.folder}: model, report.md, curves.png, metrics.jsonl, rollouts.jsonl",
+            "",
+            f"ask it             {dunwu_command('chat', result.folder, *asked)}",
+            f"read what it said  {dunwu_command('rollouts', result.folder, '--step', 'last')}",
+            f"change something   {dunwu_command(*changed)}",
+            f"and then compare   {dunwu_command('compare', result.folder, another)}",
+        ]
+    )
+
+
+def _pairs(result: ExperimentResult) -> list[tuple[GradedCompletion, GradedCompletion]]:
     if result.before is None or result.after is None:
-        return ""
-    pairs = list(zip(result.before.greedy, result.after.greedy, strict=True))
-    ordered = sorted(pairs, key=lambda pair: pair[0].grade.strict - pair[1].grade.strict)
-    blocks = []
-    for old, new in ordered[:_PUZZLES]:
-        row = new.prompt.row
-        blocks.append(
-            f"{row['nums']} → {row['target']}\n"
-            f"  before ({'right' if old.grade.strict else 'wrong'}): {_one_line(old.completion.text)}\n"
-            f"  after  ({'right' if new.grade.strict else 'wrong'}): {_one_line(new.completion.text)}"
-        )
-    return "\n".join(["Three puzzles, chosen among those where the answer changed for the better:", *blocks])
+        return []
+    return list(zip(result.before.greedy, result.after.greedy, strict=True))
 
 
-def _one_line(text: str) -> str:
-    return " ⏎ ".join(text.strip().splitlines())
+def _puzzle(one: GradedCompletion) -> str:
+    """The puzzle as one types it."""
+    return f"{' '.join(map(str, one.prompt.row['nums']))} = {one.prompt.row['target']}"
+
+
+def _one_line(one: GradedCompletion) -> str:
+    return " ⏎ ".join(one.completion.text.strip().splitlines())

@@ -21,7 +21,9 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or one of: {', '.join(built_in_recipes())}")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help=f"a YAML file, a run's folder, or one of: {', '.join(built_in_recipes())}"
+    )
     parser.add_argument("--text", help="the completion to score; `-` reads it from standard input")
     parser.add_argument("--gold", action="store_true", help="score the row's gold answer instead")
     parser.add_argument("--row", type=int, default=0, help="which training row to answer (default: %(default)s)")

@@ -86,8 +86,9 @@ class PolicyLoss(Protocol):
 class Task(Protocol):
     """Rows, a prompt for each, rewards, and a gold answer that must score full marks. Built-in: `dunwu.tasks`.
 
-    Callers: `recipes` and `tasks.validate`. A task may define `max_reward_of(row) -> float`, the most a text can earn
-    on one row.
+    Callers: `recipes` and `tasks.validate`. A task may also define `max_reward_of(row) -> float`, the most a text can
+    earn on one row; `has_answers`, False where it cannot tell right from wrong; `summary_metrics(completions, rows)`,
+    figures of its own; and `row_of(text) -> Row | None`, the row that a question typed in a chat stands for.
     """
 
     @property

@@ -1,6 +1,6 @@
-"""How good a model is on a task: greedy and sampled, strict and lenient, with error bars.
+"""How good a model is on a task: greedy and sampled, strict and lenient, with intervals.
 
-`Task.grade` decides what is right, whatever the rewards pay for.
+`Task.grade` decides what is right, whatever the rewards pay for; the mean rewards are given beside it.
 
     report = evaluate(engine, task, prompts, samples=4, max_new_tokens=160)
     print(report.table())
@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from dunwu._utils.distributed import ParallelContext
-from dunwu.core.protocols import Engine, Task
+from dunwu.core.proportion import Proportion, mean_proportion
+from dunwu.core.protocols import Engine, Scorer, Task
 from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
 from dunwu.engines import ready
 from dunwu.errors import ConfigError
+from dunwu.rollout.collect import collect
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +30,6 @@ __all__ = [
     "Evaluation",
     "GradeKind",
     "GradedCompletion",
-    "Proportion",
     "evaluate",
     "pass_at_k",
 ]
@@ -37,22 +38,6 @@ GradeKind: TypeAlias = Literal["strict", "lenient", "formatted"]
 """A field of `Grade`."""
 
 _KINDS: tuple[GradeKind, ...] = ("strict", "lenient", "formatted")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proportion:
-    """A proportion with its standard error.
-
-    Example: `str(Proportion(value=0.62, error=0.022))` is `"62.0 % ± 2.2"`.
-    """
-
-    value: float
-    """Between 0 and 1."""
-    error: float
-    """Standard error of the mean over prompts (completions of one prompt are not independent)."""
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % ± {100 * self.error:.1f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +53,10 @@ class GradedCompletion:
     """What the model answered."""
     grade: Grade
     """Whether it was right."""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    """Each reward function's value; empty where rewards were not asked for."""
+    reward: float | None = None
+    """Their weighted sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +74,30 @@ class Evaluation:
     """Several completions a prompt at the sampling temperature."""
     seconds: float = 0.0
     """Wall time it took."""
+    has_answers: bool = True
+    """Whether the task knows what is right; where it does not, the rewards are all there is."""
 
     def share(self, kind: GradeKind, *, greedy: bool) -> Proportion:
         """Share of completions whose grade is true in `kind`."""
         groups = [(one,) for one in self.greedy] if greedy else list(self.sampled)
-        return _proportion([statistics.fmean(getattr(one.grade, kind) for one in group) for group in groups])
+        shares = [statistics.fmean(getattr(one.grade, kind) for one in group) for group in groups]
+        return mean_proportion(shares, samples=len(groups[0]))
 
     def pass_at(self, k: int, kind: GradeKind = "strict") -> Proportion:
         """Probability that at least one of k samples is right, averaged over prompts."""
-        return _proportion(
+        return mean_proportion(
             [pass_at_k(len(group), sum(getattr(one.grade, kind) for one in group), k) for group in self.sampled]
         )
+
+    def mean_rewards(self, *, greedy: bool) -> dict[str, float]:
+        """Means: the weighted sum under `reward`, each function under `reward/NAME`; NaN where nothing scored."""
+        everyone = self._all(greedy)
+        names = list(everyone[0].scores)
+        if not names:
+            return {}
+        columns = {"reward": [one.reward for one in everyone]}
+        columns |= {f"reward/{name}": [one.scores.get(name) for one in everyone] for name in names}
+        return {name: _mean(values) for name, values in columns.items()}
 
     @property
     def samples(self) -> int:
@@ -116,26 +118,31 @@ class Evaluation:
         for name, greedy in (("greedy", True), ("sampled", False)):
             for kind in _KINDS:
                 share = self.share(kind, greedy=greedy)
-                found |= {f"{name}_{kind}": share.value, f"{name}_{kind}_error": share.error}
+                found[f"{name}_{kind}"] = share.value
+                found |= {f"{name}_{kind}_low": share.low, f"{name}_{kind}_high": share.high}
             found[f"{name}_tokens"] = self.mean_tokens(greedy=greedy)
             found[f"{name}_cut"] = self.truncated_fraction(greedy=greedy)
+            prefix = "greedy_" if greedy else ""
+            found |= {f"{prefix}{reward}": mean for reward, mean in self.mean_rewards(greedy=greedy).items()}
         return found | {f"pass@{k}": self.pass_at(k).value for k in self._ks()}
 
     def table(self) -> str:
-        """The same as a table for people, ± one standard error."""
+        """The same as a table for people, with 95 % intervals."""
         lines = [
-            f"{self.task}: {len(self.greedy)} prompts, {self.samples} samples each (± one standard error)",
-            f"{'':12}{'greedy':>18}{'sampled':>18}",
+            f"{self.task}: {len(self.greedy)} prompts, {self.samples} samples each [95 % interval]",
+            f"{'':22}{'greedy':>22}{'sampled':>22}",
         ]
-        for kind in _KINDS:
+        for kind in _KINDS if self.has_answers else ():
             row = [str(self.share(kind, greedy=greedy)) for greedy in (True, False)]
-            lines.append(f"{'format' if kind == 'formatted' else kind:12}{row[0]:>18}{row[1]:>18}")
+            lines.append(f"{'format' if kind == 'formatted' else kind:22}{row[0]:>22}{row[1]:>22}")
         tokens = [
             f"{self.mean_tokens(greedy=g):.1f} ({100 * self.truncated_fraction(greedy=g):.0f} % cut)"
             for g in (True, False)
         ]
-        lines.append(f"{'tokens':12}{tokens[0]:>18}{tokens[1]:>18}")
-        lines += [f"pass@{k:<7}{self.pass_at(k)!s:>36}" for k in self._ks()]
+        lines.append(f"{'tokens':22}{tokens[0]:>22}{tokens[1]:>22}")
+        greedy, sampled = self.mean_rewards(greedy=True), self.mean_rewards(greedy=False)
+        lines += [f"{_short(name):22}{greedy[name]:>22.3f}{sampled[name]:>22.3f}" for name in greedy]
+        lines += [f"{f'pass@{k}':22}{self.pass_at(k)!s:>44}" for k in self._ks() if self.has_answers]
         return "\n".join(lines)
 
     def _all(self, greedy: bool) -> Sequence[GradedCompletion]:
@@ -151,6 +158,7 @@ def evaluate(
     task: Task,
     prompts: Sequence[Prompt],
     *,
+    scorer: Scorer | None = None,
     policy: nn.Module | None = None,
     version: int | None = None,
     parallel: ParallelContext | None = None,
@@ -165,6 +173,7 @@ def evaluate(
         engine: makes the completions.
         task: grades them.
         prompts: from `rollout.training_prompts.prompts_for_model`.
+        scorer: the rewards, if they are to be measured too.
         policy: the model whose weights the engine must have; None: those it has.
         version: optimizer steps that the policy has taken.
         parallel: the ranks among which the prompts are shared; each gets the whole evaluation.
@@ -174,22 +183,29 @@ def evaluate(
 
     Raises:
         ConfigError: without prompts or samples.
+        RewardError: when a reward fails, as in training.
     """
     began = time.monotonic()
     sampling = SamplingParams(n=samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     # Forced: a best checkpoint loaded at a run's end changes the weights, and no optimizer step shows it.
     with ready(engine, policy, version=version, force=True):
-        answers = _answers(engine, task, prompts, sampling, parallel or ParallelContext())
+        answers = _answers(engine, task, prompts, scorer, sampling, parallel or ParallelContext())
     return Evaluation(
         task=task.name,
         greedy=tuple(one for one, _ in answers),
         sampled=tuple(several for _, several in answers),
         seconds=time.monotonic() - began,
+        has_answers=getattr(task, "has_answers", True),
     )
 
 
 def _answers(
-    engine: Engine, task: Task, prompts: Sequence[Prompt], sampling: SamplingParams, parallel: ParallelContext
+    engine: Engine,
+    task: Task,
+    prompts: Sequence[Prompt],
+    scorer: Scorer | None,
+    sampling: SamplingParams,
+    parallel: ParallelContext,
 ) -> list[tuple[GradedCompletion, tuple[GradedCompletion, ...]]]:
     """The greedy and the sampled answers to each prompt, in order, from all ranks."""
     if not prompts or sampling.n < 1:
@@ -198,8 +214,8 @@ def _answers(
         )
     mine = parallel.share(list(enumerate(prompts)))
     asked = [prompt for _, prompt in mine]
-    greedy = _graded(engine, task, asked, replace(sampling, n=1, temperature=0.0))
-    sampled = _graded(engine, task, asked, sampling)
+    greedy = _graded(engine, task, asked, scorer, replace(sampling, n=1, temperature=0.0))
+    sampled = _graded(engine, task, asked, scorer, sampling)
     here = [(place, one, several) for (place, _), (one,), several in zip(mine, greedy, sampled, strict=True)]
     everywhere = sorted(parallel.all_gather_list(here), key=lambda entry: entry[0])
     return [(one, several) for _, one, several in everywhere]
@@ -219,15 +235,37 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def _graded(
-    engine: Engine, task: Task, prompts: Sequence[Prompt], sampling: SamplingParams
+    engine: Engine, task: Task, prompts: Sequence[Prompt], scorer: Scorer | None, sampling: SamplingParams
 ) -> list[tuple[GradedCompletion, ...]]:
-    completions = engine.generate(prompts, sampling) if prompts else []
+    if not prompts:
+        return []
+    if scorer is None:
+        completions = engine.generate(prompts, sampling)
+        return [
+            tuple(GradedCompletion(prompt=p, completion=c, grade=task.grade(p.row, c.text)) for c in several)
+            for p, several in zip(prompts, completions, strict=True)
+        ]
     return [
-        tuple(GradedCompletion(prompt=p, completion=c, grade=task.grade(p.row, c.text)) for c in several)
-        for p, several in zip(prompts, completions, strict=True)
+        tuple(
+            GradedCompletion(
+                prompt=group.prompt,
+                completion=rollout.completion,
+                grade=task.grade(group.prompt.row, rollout.completion.text),
+                scores=rollout.scores,
+                reward=rollout.reward,
+            )
+            for rollout in group.rollouts
+        )
+        for group in collect(prompts, engine, scorer, sampling)
     ]
 
 
-def _proportion(per_prompt: Sequence[float]) -> Proportion:
-    error = statistics.stdev(per_prompt) / math.sqrt(len(per_prompt)) if len(per_prompt) > 1 else 0.0
-    return Proportion(value=statistics.fmean(per_prompt), error=error)
+def _mean(values: Sequence[float | None]) -> float:
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else math.nan
+
+
+def _short(name: str) -> str:
+    """A reward's name in its column."""
+    own = name.removeprefix("reward/")
+    return own if len(own) < 22 else f"{own[:20]}…"

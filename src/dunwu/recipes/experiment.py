@@ -1,15 +1,13 @@
 """One run, from a recipe to its summary: evaluate, train, save, evaluate again, draw.
 
-The run's folder then contains, besides model and tokenizer: `summary.json` (before, after, seconds of training),
-`metrics.jsonl` (a line a step), `rollouts.jsonl` (a line a completion), `curves.png` and `recipe.yaml`.
+What the run's folder contains then: `reports.run_folder`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,16 +16,17 @@ from transformers import PrinterCallback, ProgressCallback
 from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import Observer
-from dunwu.core.records import Prompt
-from dunwu.errors import ConfigError
 from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
-from dunwu.recipes.evaluation import Evaluation, evaluate
+from dunwu.recipes.evaluation import Evaluation
+from dunwu.recipes.evaluation_file import read_evaluation, write_evaluation
+from dunwu.recipes.held_out import HeldOut, make_held_out
 from dunwu.recipes.options import Options
-from dunwu.recipes.recipe import Recipe, prompt_rows, recipe_as_yaml
-from dunwu.recipes.wiring import make_config, make_observers, make_task, make_trainer
+from dunwu.recipes.recipe import Recipe
+from dunwu.recipes.run_files import RunFiles
+from dunwu.recipes.start import choose_start
+from dunwu.recipes.wiring import make_config, make_observers, make_task_and_check_model, make_trainer
 from dunwu.rewards import thought
-from dunwu.rollout.training_prompts import prompts_for_model
-from dunwu.training.checkpoint import last_complete_checkpoint
+from dunwu.training.interruption import RunInterrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,28 +53,39 @@ class ExperimentResult:
     """The same prompts and random numbers after the last step."""
     steps: list[dict[str, float]]
     """Metrics of each step; empty on other processes than the main one."""
+    summary: Options = field(default_factory=dict)
+    """The content of `summary.json`; empty on other processes."""
 
 
 class Experiment:
     """A recipe's objects, ready to run once.
 
+    A folder that holds a run already is left as it is: the next free name is taken, `NAME-2`.
+
+    Args:
+        recipe: the recipe.
+        log_every: steps between lines on the console.
+        overwrite: remove an earlier run in the folder instead.
+
     Raises:
         DunwuError: for anything in the recipe that does not fit, before anything is trained.
     """
 
-    def __init__(self, recipe: Recipe, *, log_every: int = 5) -> None:
+    def __init__(self, recipe: Recipe, *, log_every: int = 5, overwrite: bool = False) -> None:
         self.recipe = recipe
         self.config = make_config(recipe, disable_tqdm=True)
-        self.folder = _folder(self.config.output_dir)
-        self.task: Task = make_task(recipe)
+        parallel = ParallelContext(rank=self.config.process_index, size=self.config.world_size)
+        self.start = choose_start(recipe, Path(str(self.config.output_dir)), overwrite=overwrite, parallel=parallel)
+        self.folder = self.start.folder
+        self.config.output_dir = str(self.folder)
+        self.task: Task = make_task_and_check_model(recipe)
         observers, self.metrics_log = _with_defaults(make_observers(recipe), log_every)
         self.trainer = make_trainer(replace(recipe, observers=[]), self.task, self.config, observers=observers)
         self.parallel: ParallelContext = self.trainer.parallel
-        self.checkpoint = self._checkpoint()
         # `Console` prints the metrics; transformers' own callbacks would print them again.
         for printer in (PrinterCallback, ProgressCallback):
             self.trainer.remove_callback(printer)
-        self.held_out = self._held_out_prompts()
+        self.held_out = self._held_out()
 
     @property
     def is_main(self) -> bool:
@@ -83,19 +93,26 @@ class Experiment:
         return self.parallel.is_main
 
     def run(self) -> ExperimentResult:
-        """Evaluate, train, save, evaluate, and write the summary."""
-        before = self.evaluate_held_out("before training")
-        began = time.monotonic()
-        self.trainer.train(resume_from_checkpoint=self.checkpoint)
-        seconds = time.monotonic() - began
-        self.trainer.save_model()
-        after = self.evaluate_held_out("after training")
-        result = ExperimentResult(
-            folder=self.folder, seconds=seconds, before=before, after=after, steps=self.metrics_log.steps
-        )
-        if self.is_main:
-            self._write(result)
-        return result
+        """Evaluate, train, save, evaluate, and write what the run came to.
+
+        Raises:
+            RunInterrupted: by Ctrl-C or SIGTERM; model, checkpoint and figures so far are written before.
+        """
+        checkpoint = str(self.start.checkpoint) if self.start.checkpoint is not None else None
+        files = RunFiles(self.recipe, self.start, parallel=self.parallel)
+        with files.session() as session:
+            before = self._evaluated_before()
+            try:
+                self.trainer.train(resume_from_checkpoint=checkpoint)
+            except RunInterrupted:
+                self.trainer.save_model()
+                self._finish(self._result(before, None), status="interrupted")
+                raise
+            finally:
+                session.update(self.trainer.state.global_step, self._seconds())
+            self.trainer.save_model()
+            after = self.evaluate_held_out("after training")
+            return self._finish(self._result(before, after), status="finished")
 
     def evaluate_held_out(self, when: str) -> Evaluation | None:
         """Held-out evaluation of the model as it is; None where the recipe asks for none.
@@ -103,59 +120,78 @@ class Experiment:
         Args:
             when: what is logged before it: `before training`.
         """
-        section = self.recipe.evaluate
-        if section is None:
+        if self.held_out is None:
             return None
-        get_logger().info(f"{when}: {len(self.held_out)} held-out prompts …")
-        return evaluate(
+        get_logger().info(f"{when}: {len(self.held_out.prompts)} held-out prompts …")
+        return self.held_out.evaluate(
             self.trainer.engine,
-            self.task,
-            self.held_out,
-            policy=self.trainer.model,
+            self.trainer.model,
             version=self.trainer.state.global_step,
             parallel=self.parallel,
-            samples=section.samples,
-            max_new_tokens=self.config.max_completion_length,
-            temperature=self.config.temperature,
-            seed=self.config.seed,
         )
 
-    def _held_out_prompts(self) -> list[Prompt]:
-        section = self.recipe.evaluate
-        if section is None:
-            return []
-        return prompts_for_model(
-            prompt_rows(self.task, list(self.task.rows(section.split)[: section.rows])),
-            self.trainer.model,
-            self._tokenizer(),
-            max_completion_length=self.config.max_completion_length,
-            template_kwargs=cast("Options | None", self.config.chat_template_kwargs),
+    def _evaluated_before(self) -> Evaluation | None:
+        """The evaluation before the first step: of a resumed run, the one that its first start has made."""
+        if self.held_out is None:
+            return None
+        file = self.folder / "evaluation_before.jsonl"
+        if self.start.checkpoint is not None:
+            prompts, samples = self.held_out.prompts, self.held_out.section.samples
+            there = read_evaluation(file, self.task, prompts, samples=samples)
+            changed = any(name.startswith(("evaluate.", "task.", "rewards")) for name in self.start.changed)
+            if not self.parallel.any(there is None or changed):
+                return there
+        before = self.evaluate_held_out("before training")
+        if before is not None and self.is_main:
+            write_evaluation(file, before)
+        return before
+
+    def _held_out(self) -> HeldOut | None:
+        if self.recipe.evaluate is None:
+            return None
+        return make_held_out(
+            self.task,
+            self.recipe.evaluate,
+            self.config,
+            model=self.trainer.model,
+            tokenizer=self._tokenizer(),
+            scorer=self.trainer.scorer,
         )
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return cast("PreTrainedTokenizerBase", self.trainer.processing_class)
 
-    def _checkpoint(self) -> str | None:
-        last = last_complete_checkpoint(self.folder)
-        if last is None:
-            return None
-        if not self.recipe.resume:
-            get_logger().warning(
-                f"{last} is there from an earlier run; this one starts anew (resume: true continues from it)"
-            )
-            return None
-        get_logger().info(f"resuming from {last}")
-        return str(last)
+    def _seconds(self) -> float:
+        """Seconds of training, over all starts of the run."""
+        return self.metrics_log.steps[-1].get("seconds", 0.0) if self.metrics_log.steps else 0.0
 
-    def _write(self, result: ExperimentResult) -> None:
-        summary: Options = {"task": self.task.name, "seconds": result.seconds, "steps": len(result.steps)}
+    def _result(self, before: Evaluation | None, after: Evaluation | None) -> ExperimentResult:
+        steps = self.metrics_log.steps
+        return ExperimentResult(folder=self.folder, seconds=self._seconds(), before=before, after=after, steps=steps)
+
+    def _finish(self, result: ExperimentResult, *, status: str) -> ExperimentResult:
+        """Write what the run came to; the result with its summary."""
+        if not self.is_main:
+            return result
+        if result.after is not None:
+            write_evaluation(self.folder / "evaluation_after.jsonl", result.after)
+        summary = self._summary(result, status)
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        if result.steps:
+            draw_curves(result.steps, self.folder / "curves.png", panels=self._panels(), title=self.task.name)
+        return replace(result, summary=summary)
+
+    def _summary(self, result: ExperimentResult, status: str) -> Options:
+        summary: Options = {
+            "task": self.task.name,
+            "status": status,
+            "seconds": result.seconds,
+            "steps": self.trainer.state.global_step,
+        }
         for name, evaluation in (("before", result.before), ("after", result.after)):
             found = summary_metrics(evaluation, self.task, self._tokenizer()) if evaluation is not None else None
             summary[name] = found
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (self.folder / "recipe.yaml").write_text(recipe_as_yaml(self.recipe), encoding="utf-8")
-        if result.steps:
-            draw_curves(result.steps, self.folder / "curves.png", panels=self._panels(), title=self.task.name)
+        return summary
 
     def _panels(self) -> dict[str, list[str]]:
         return {
@@ -204,10 +240,3 @@ def _with_defaults(named: Sequence[Observer], log_every: int) -> tuple[list[Obse
     missing = [default for default in defaults if not any(isinstance(one, type(default)) for one in named)]
     observers = [*missing, *named]
     return observers, next(one for one in observers if isinstance(one, MetricsLog))
-
-
-def _folder(output_dir: object) -> Path:
-    folder = Path(str(output_dir))
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"train.output_dir={str(folder)!r} is a file; name a folder, or one that can be made")
-    return folder

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias, get_type_hints
 
+from dunwu._utils.commands import dunwu_command
 from dunwu._utils.suggest import did_you_mean
 from dunwu._utils.value_types import Hint, describe_type, fits, text_choices
 from dunwu.errors import ConfigError
@@ -35,7 +36,8 @@ def checked_options(kind: type, given: Mapping[str, object], *, where: str) -> O
     for name, value in given.items():
         if name not in fields:
             owner, thing = (where, "option") if where else ("a recipe", "key")
-            raise ConfigError(f"{owner} has no {thing} {name!r}{did_you_mean(str(name), fields)}")
+            listed = dunwu_command("options", where) if where else ""
+            raise ConfigError(f"{owner} has no {thing} {name!r}{did_you_mean(str(name), fields, where=listed)}")
         if value is None and fields[name].default is None:
             checked[name] = None
             continue

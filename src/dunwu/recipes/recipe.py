@@ -17,6 +17,7 @@ Task, rewards, engine, observers, environment and `train.loss_type` may name you
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from dunwu._utils.suggest import did_you_mean
 from dunwu._utils.yaml_1_2 import dump_yaml, load_yaml, parse_value
 from dunwu.errors import ConfigError
 from dunwu.recipes.options import Options, checked_options
+from dunwu.reports.run_folder import holds_a_run, open_run
 
 if TYPE_CHECKING:
     from dunwu.core.protocols import Task
@@ -41,8 +43,10 @@ __all__ = [
     "Recipe",
     "built_in_recipes",
     "load_recipe",
+    "make_recipe",
     "prompt_rows",
     "recipe_as_yaml",
+    "recipe_content",
 ]
 
 _NAMED_BY = {"task": "name", "engine": "kind", "environment": "name"}
@@ -56,12 +60,14 @@ class EvaluateSection:
     Example: `EvaluateSection(split="test", rows=500, samples=4)`
     """
 
-    split: Literal["validation", "test"] = "test"
+    split: Literal["train", "validation", "test"] = "test"
     """Which rows."""
     rows: int = 500
     """How many of them, from the start."""
     samples: int = 4
     """Sampled completions a row, beside the greedy one."""
+    rewards: bool = True
+    """Whether the rewards are measured too; false where they are expensive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +101,8 @@ class Recipe:
     """`name` (`package.module:object`), and the environment's options; left out, the model has one turn."""
     evaluate: EvaluateSection | None = None
     """Left out: no evaluation."""
-    resume: bool = False
-    """Go on from the last checkpoint in `train.output_dir`, if there is one."""
+    resume: bool | Literal["auto"] = False
+    """Go on from the last checkpoint in `train.output_dir`; `auto`: if there is one, and start anew otherwise."""
 
 
 def built_in_recipes() -> dict[str, Path]:
@@ -108,16 +114,24 @@ def built_in_recipes() -> dict[str, Path]:
 def load_recipe(name_or_path: str, overrides: Mapping[str, str] | None = None) -> Recipe:
     """Read a recipe, apply `--section.option value` overrides, and check every key.
 
+    Args:
+        name_or_path: a built-in recipe, a YAML file, or the folder of a run, whose recipe it is.
+        overrides: dotted option to value, as text.
+
     Raises:
-        ConfigError: for a file that is not there or not YAML, an unknown key, with the nearest known one, and a value
-            of the wrong type.
+        ConfigError: for a recipe that is not there or not YAML, an unknown key, with the nearest known one, and a
+            value of the wrong type.
     """
-    known = built_in_recipes()
-    path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no recipe {name_or_path!r}: neither a file nor a built-in{did_you_mean(name_or_path, known)}"
-        )
+    return make_recipe(recipe_content(name_or_path), overrides, where=name_or_path)
+
+
+def recipe_content(name_or_path: str) -> Options:
+    """The keys and values of a recipe's file, unchecked.
+
+    Raises:
+        ConfigError: for a recipe that is not there, or not YAML of keys and values.
+    """
+    path = _find(name_or_path)
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -126,10 +140,48 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, str] | None = None) -
         raise ConfigError(
             f"{path} must contain keys and values (model:, task:, train: …), got {type(content).__name__}"
         )
+    return content
+
+
+def make_recipe(content: Options, overrides: Mapping[str, str] | None = None, *, where: str = "recipe") -> Recipe:
+    """A recipe from the content of its file, with overrides; `content` itself stays as it is.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+    """
+    content = copy.deepcopy(content)
     for dotted, value in (overrides or {}).items():
         _put(content, dotted.split("."), parse_value(value))
-    reject_secrets(content, f"a recipe or its overrides, which are saved with the run ({path.name})")
+    reject_secrets(content, f"a recipe or its overrides, which are saved with the run ({where})")
     return _checked(content)
+
+
+def _find(name_or_path: str) -> Path:
+    """The recipe's file."""
+    known, path = built_in_recipes(), Path(name_or_path)
+    if name_or_path in known:
+        return known[name_or_path]
+    if path.is_dir():
+        return open_run(path).recipe_file
+    if not path.is_file():
+        near = [*known, *_recipes_and_runs_beside(path)]
+        raise ConfigError(
+            f"there is no recipe {name_or_path!r}: no built-in, no file and no run's folder"
+            f"{did_you_mean(name_or_path, near)}"
+        )
+    return path
+
+
+def _recipes_and_runs_beside(path: Path) -> list[str]:
+    parent = path.parent
+    if not parent.is_dir():
+        return []
+    beside = [
+        other
+        for other in parent.iterdir()
+        if other.suffix in (".yaml", ".yml") or (other.is_dir() and holds_a_run(other))
+    ]
+    return [str(other) for other in beside]
 
 
 def recipe_as_yaml(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Environment, Observer, Task
-from dunwu.errors import ConfigError
+from dunwu.errors import ConfigError, DataError, HubError, ModelError
 from dunwu.recipes.options import Options, checked_options
 from dunwu.recipes.recipe import Recipe, prompt_rows
 
@@ -23,6 +23,7 @@ __all__ = [
     "make_observers",
     "make_recipe_environment",
     "make_task",
+    "make_task_and_check_model",
     "make_tokenizer",
     "make_trainer",
     "model_source",
@@ -95,6 +96,22 @@ def make_task(recipe: Recipe, *, for_training: bool = True) -> Task:
     if task.max_reward is not None:
         validate(task, list(task.rows("train")[:_GOLD_ROWS]))
     return task
+
+
+def make_task_and_check_model(recipe: Recipe) -> Task:
+    """`make_task`; where its data is missing and the recipe's model as well, both are named at once.
+
+    Raises:
+        DunwuError: as `make_task`.
+    """
+    try:
+        return make_task(recipe)
+    except (DataError, HubError) as error:
+        try:
+            make_tokenizer(recipe.model, source=recipe.source)
+        except (ModelError, HubError) as also:
+            raise DataError(f"data and model are both missing. The data: {error}. The model: {also}") from error
+        raise
 
 
 def _task_with_data(recipe: Recipe) -> Task:

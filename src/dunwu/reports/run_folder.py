@@ -49,6 +49,20 @@ class RunFolder:
     path: Path
     """The folder."""
 
+    @property
+    def recipe_file(self) -> Path:
+        """`recipe.yaml`.
+
+        Raises:
+            ConfigError: where it is missing.
+        """
+        file = self.path / "recipe.yaml"
+        if not file.is_file():
+            raise ConfigError(
+                f"{self.path} has no recipe.yaml, so what was trained there is not known; give a recipe instead"
+            )
+        return file
+
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
         """The content of `recipe.yaml`.
@@ -56,13 +70,9 @@ class RunFolder:
         Raises:
             ConfigError: where it is missing or no YAML of keys and values.
         """
-        file = self.path / "recipe.yaml"
+        file = self.recipe_file
         try:
             content = load_yaml(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{self.path} has no recipe.yaml, so what was trained there is not known; give a recipe instead"
-            ) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):

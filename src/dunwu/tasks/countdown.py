@@ -50,6 +50,7 @@ PROMPT = {
 PREFILL = {"chinese": "让我们逐步解决这个问题。\n<think>", "english": "Let us solve this step by step.\n<think>"}
 """How the assistant's answer already begins, by style; the model continues it."""
 
+_PUZZLE = re.compile(r"\[?(\d{1,9}(?:[, ]+\d{1,9})+)\]?\s*(?:=|→|->)\s*(\d{1,9})")
 _EXPRESSION = re.compile(r"[-−+*×/÷()\d][-−+*×/÷()\d ]*")
 
 
@@ -132,6 +133,11 @@ class Countdown:
         text = PROMPT[self.style].format(numbers=nums, spaced=" ".join(map(str, nums)), target=row["target"])
         user = {"role": "user", "content": text}
         return [user, {"role": "assistant", "content": self.prefill}] if self.prefill else [user]
+
+    def row_of(self, text: str) -> Row | None:
+        """The puzzle that a text such as `3 14 17 = 51` puts; None for any other text."""
+        puzzle = _PUZZLE.fullmatch(text.strip())
+        return {"nums": [int(n) for n in re.findall(r"\d+", puzzle[1])], "target": int(puzzle[2])} if puzzle else None
 
     def gold_completion(self, row: Row) -> str | None:
         """A completion with a right answer, found by search; None where the puzzle has no solution."""

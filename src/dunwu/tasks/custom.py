@@ -61,6 +61,11 @@ class Own:
         """`own`."""
         return "own"
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether there are gold answers; without, only the rewards say how good a completion is."""
+        return self.answer_column is not None
+
     def rows(self, split: Literal["train", "validation", "test"]) -> Sequence[Row]:
         """Rows of one split.
 
@@ -88,6 +93,10 @@ class Own:
             return given
         turns = [{"role": "user", "content": given}] if isinstance(given, str) else [dict(turn) for turn in given]
         return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
+
+    def row_of(self, text: str) -> Row:
+        """A prompt whose answer nobody knows."""
+        return {self.prompt_column: text}
 
     def gold_completion(self, row: Row) -> str | None:
         """The answer in answer tags; None without an answer that is a number."""

@@ -123,6 +123,10 @@ class Gsm8k:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
         return [*system, {"role": "user", "content": row["question"]}]
 
+    def row_of(self, text: str) -> Row:
+        """A question whose answer nobody knows."""
+        return {"question": text, "answer": None, "solution": ""}
+
     def gold_completion(self, row: Row) -> str | None:
         """The gold solution on one line in T1's template; None where the answer is not a number."""
         if row["answer"] is None or parse_number(row["answer"]) is None:

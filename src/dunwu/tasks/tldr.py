@@ -57,6 +57,10 @@ class Tldr:
         """The post as it stands, which ends with `TL;DR:`."""
         return str(row["prompt"])
 
+    def row_of(self, text: str) -> Row:
+        """A post."""
+        return {"prompt": text}
+
     def gold_completion(self, row: Row) -> str | None:
         """None: nothing here is right or wrong."""
         return None
