@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     model = find_model(args.model)
     content = _content(args, model)
     recipe = _recipe(content, args, overrides)
-    for line in _said(recipe, content, model):
+    for line in _said(recipe, args, model):
         print(line, file=sys.stderr if args.json else sys.stdout)
     report = _evaluation(recipe, model)
     print(json.dumps(report.metrics(), indent=2) if args.json else report.table())
@@ -90,7 +90,8 @@ def _content(args: argparse.Namespace, model: TrainedModel) -> Options:
         return {**content, "evaluate": content.get("evaluate") or {}}
     plain: Options = {"model": args.model, "train": dict(_DEFAULTS), "evaluate": {}}
     base = {**model.recipe, "evaluate": model.recipe.get("evaluate") or {}} if model.run is not None else plain
-    return {**base, "task": {"name": args.task}, "rewards": None, "max_reward": None}
+    train = {name: value for name, value in (base.get("train") or {}).items() if name != "reward_weights"}
+    return {**base, "task": {"name": args.task}, "rewards": None, "max_reward": None, "train": train}
 
 
 def _recipe(content: Options, args: argparse.Namespace, overrides: Mapping[str, str]) -> Recipe:
@@ -103,7 +104,7 @@ def _recipe(content: Options, args: argparse.Namespace, overrides: Mapping[str, 
     return make_recipe(content, {**overrides, **given, **fixed}, where="the options")
 
 
-def _said(recipe: Recipe, content: Options, model: TrainedModel) -> Iterator[str]:
+def _said(recipe: Recipe, args: argparse.Namespace, model: TrainedModel) -> Iterator[str]:
     """What is measured, and what in it is not as the run had it."""
     section, train = recipe.evaluate, recipe.train
     assert section is not None, "_content gives every recipe one"
@@ -117,7 +118,10 @@ def _said(recipe: Recipe, content: Options, model: TrainedModel) -> Iterator[str
     from dunwu.recipes.start import differing_options
 
     changed = differing_options(model.recipe, recipe)
-    names = [name for name in changed if name.startswith(("task.", "evaluate.", "train.", "rewards"))]
+    parts = ("evaluate.", "train.") if args.task is not None else ("task.", "evaluate.", "train.", "rewards")
+    names = [name for name in changed if name.startswith(parts) and name != "train.reward_weights"]
+    if args.task is not None:
+        yield f"not as in the run: the task and its rewards are those of --task {args.task}"
     yield from (f"not as in the run: {name} {changed[name][1]!r} (there {changed[name][0]!r})" for name in names)
 
 
