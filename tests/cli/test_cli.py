@@ -41,7 +41,7 @@ def test_help_answers_in_half_a_second() -> None:
         (["train", "quickstart", "--model", "/nowhere/at/all"], "there is no folder"),
         (["eval", "embedded", "--task", "contdown"], "did you mean 'countdown'"),
         (["eval", "embedded", "--task", "countdown", "--rows", "0"], "--rows must be at least 1"),
-        (["eval", "embedded", "--task", "countdown", "--style", "tiny"], "--task.OPTION"),
+        (["eval", "embedded", "--task", "countdown", "--task.stile", "tiny"], "did you mean 'style'"),
         (["eval", "embedded", "--task", "countdown", "--temperature", "nan"], "--temperature must be 0 or more"),
         (["eval", "embedded", "--task", "quickstart", "--max-new-tokens", "1020"], "--max-new-tokens, or"),
         (["chat", "/nowhere/at/all"], "there is no folder"),
@@ -62,11 +62,27 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [["foo"], ["chat", "embedded", "--sytem", "x"], ["train", "quickstart", "x"]])
-def test_an_unknown_command_or_argument_ends_with_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["traim"], "dunwu: there is no command 'traim'; did you mean 'train'?"),
+        (["chat", "embedded", "--sytem", "x"], "there is no argument '--sytem'; did you mean '--system'?"),
+        (["train", "quickstart", "x"], "unexpected 'x'; an option of the recipe reads --train.learning_rate 1e-5"),
+        (["train", "quickstart", "--lr", "1"], "no argument '--lr'; did you mean '--train.learning_rate'?"),
+        (["eval", "embedded", "--stile", "tiny"], "no argument '--stile'; did you mean '--task.style'?"),
+        (["train", "quickstart", "--train.lr"], "--train.lr has no value"),
+        (["train"], "the following arguments are required: RECIPE"),
+    ],
+)
+def test_an_unknown_command_or_argument_is_one_sentence_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    try:
+        code: object = main(words)
+    except SystemExit as stopped:
+        code = stopped.code
+    err = capsys.readouterr().err
+    assert code == 2 and expected in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [["chat", "m"], ["fetch", "m", "--to", "d"], ["train", "quickstart"]])

@@ -14,7 +14,7 @@ import pytest
 
 from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
 from dunwu.errors import DataError
-from dunwu.recipes.evaluation import Proportion, evaluate, pass_at_k
+from dunwu.recipes.evaluation import evaluate, pass_at_k
 from dunwu.rollout.training_prompts import prompts_for_model
 
 
@@ -66,17 +66,18 @@ def test_shares_and_their_errors_are_those_of_the_prompts(tiny: Any) -> None:
     report = evaluate(engine, task, prompts(tiny, 3), samples=2, max_new_tokens=4)
     assert report.share("strict", greedy=True).value == pytest.approx(1 / 3)
     assert report.share("lenient", greedy=True).value == pytest.approx(2 / 3)
-    # Per prompt 1, 1/2, 0: mean 1/2, sample standard deviation 1/2, error 1/2 / √3.
+    # Per prompt 1, 1/2, 0: mean 1/2, variance of the mean 1/12: as certain as 1/4 / (1/12) = 3 answers, not 6.
     sampled = report.share("strict", greedy=False)
     assert sampled.value == pytest.approx(0.5)
-    assert sampled.error == pytest.approx(0.5 / 3**0.5)
+    assert sampled.count == pytest.approx(3)
     assert report.mean_tokens(greedy=True) == pytest.approx(4 / 3)
     assert report.truncated_fraction(greedy=False) == pytest.approx(3 / 6)
     assert report.pass_at(1).value == pytest.approx(0.5)
     assert report.pass_at(2).value == pytest.approx(2 / 3)
     metrics = report.metrics()
     assert metrics["greedy_strict"] == pytest.approx(1 / 3) and metrics["pass@2"] == pytest.approx(2 / 3)
-    assert "letters: 3 prompts, 2 samples" in report.table() and "50.0 % ± 28.9" in report.table()
+    assert metrics["sampled_strict_low"] == pytest.approx(sampled.low) and sampled.low < 0.15
+    assert "letters: 3 prompts, 2 samples" in report.table() and str(sampled) in report.table()
 
 
 def test_it_samples_once_greedily_and_then_at_the_temperature(tiny: Any) -> None:
@@ -99,10 +100,6 @@ def test_an_evaluation_of_nothing_is_refused(tiny: Any) -> None:
     task: Any = SimpleNamespace(name="letters", grade=judge)
     with pytest.raises(ValueError, match="needs prompts and samples"):
         evaluate(Scripted([], []), task, [], samples=1)
-
-
-def test_a_share_prints_as_per_cent_with_its_error() -> None:
-    assert str(Proportion(value=0.6204, error=0.0217)) == "62.0 % ± 2.2"
 
 
 def test_an_engine_with_weights_of_its_own_gets_the_policys_before_it_is_asked(tiny: Any) -> None:

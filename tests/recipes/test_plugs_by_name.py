@@ -9,7 +9,7 @@ import pytest
 from dunwu.core.protocols import Observer
 from dunwu.errors import ConfigError
 from dunwu.observers import Console, MetricsLog, RolloutLog
-from dunwu.recipes import experiment
+from dunwu.recipes import held_out
 from dunwu.recipes.experiment import Experiment
 from dunwu.recipes.recipe import Recipe, load_recipe, recipe_as_yaml
 from dunwu.recipes.wiring import (
@@ -192,13 +192,13 @@ def test_an_experiment_with_a_task_of_ones_own_has_its_summary(
 ) -> None:
     """And the evaluations ask for the weights as they are: those of no step, and those of the last."""
     asked: list[Any] = []
-    real = experiment.evaluate
+    real = held_out.evaluate
 
     def recorded(engine: Any, task: Any, prompts: Any, **options: Any) -> Any:
         asked.append((options["policy"], options["version"]))
         return real(engine, task, prompts, **options)
 
-    monkeypatch.setattr(experiment, "evaluate", recorded)
+    monkeypatch.setattr(held_out, "evaluate", recorded)
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_as_yaml(recipe(mine, tmp_path)), encoding="utf-8")
     run = Experiment(load_recipe(str(path), {"evaluate.rows": "3", "evaluate.samples": "2"}))

@@ -62,7 +62,7 @@ def test_the_recipe_that_a_run_leaves_is_the_recipe_that_it_had(tmp_path: Path) 
         (MINIMAL + "rewards: [5]\n", {}, r"rewards must be a list of texts, got \[5\]"),
         (MINIMAL + "rewards: []\n", {}, r"rewards: is empty; list some"),
         (MINIMAL + "max_reward: .nan\n", {}, r"max_reward must be a finite number, got nan"),
-        (MINIMAL + "resume: maybe\n", {}, r"resume must be true or false, got 'maybe'"),
+        (MINIMAL + "resume: maybe\n", {}, r"resume must be true or false or one of auto, got 'maybe'"),
         (MINIMAL + "prompt: 5\n", {}, r"no key 'prompt'"),
         (MINIMAL + "source: hub\n", {}, r"source='hub' is unknown"),
         (MINIMAL + "evaluate: 5\n", {}, r"evaluate must be keys and values, such as \{rows: 500\}, got 5"),

@@ -61,10 +61,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(command: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, ModuleType | None]:
     """The parser of everything, that of the command, and the command's module."""
-    from dunwu import __version__
+    import dunwu
 
     parser = _Parser(prog="dunwu", description="Teach language models to reason with GRPO.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"dunwu {__version__}")
+    parser.add_argument("--version", action="version", version=f"dunwu {dunwu.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen: argparse.ArgumentParser | None = None
     module: ModuleType | None = None
@@ -145,7 +145,10 @@ def _unknown_argument(argument: str, parser: argparse.ArgumentParser, module: ob
 def _option_meant(name: str) -> str:
     """For an option of the recipe that was given without its section: what it should read."""
     from dunwu._utils.suggest import did_you_mean
-    from dunwu.config import GRPOConfig
+    from dunwu.recipes.option_docs import group_options
 
-    hint = did_you_mean(name, GRPOConfig.__dataclass_fields__)
-    return hint.replace("mean '", "mean '--train.") if "did you mean" in hint else ""
+    for group in ("train", "task.countdown", "task.gsm8k", "task.own", "evaluate"):
+        hint = did_you_mean(name, [option.name for option in group_options(group)])
+        if "did you mean" in hint:
+            return hint.replace("mean '", f"mean '--{group.partition('.')[0]}.")
+    return ""

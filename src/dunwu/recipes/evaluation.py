@@ -170,16 +170,12 @@ def evaluate(
     """Complete every prompt once greedily and `samples` times at `temperature`, and grade the completions.
 
     Args:
-        engine: makes the completions.
-        task: grades them.
+        engine, task: make the completions, and grade them.
         prompts: from `rollout.training_prompts.prompts_for_model`.
         scorer: the rewards, if they are to be measured too.
-        policy: the model whose weights the engine must have; None: those it has.
-        version: optimizer steps that the policy has taken.
+        policy, version: the model whose weights the engine must have, and its steps; None: those it has.
         parallel: the ranks among which the prompts are shared; each gets the whole evaluation.
-        samples: sampled completions a prompt.
-        max_new_tokens: token limit of a completion.
-        temperature, seed: of the sampled completions.
+        samples, max_new_tokens, temperature, seed: how many sampled completions a prompt, and how they are drawn.
 
     Raises:
         ConfigError: without prompts or samples.

@@ -25,7 +25,8 @@ __all__ = ["HeldOut", "make_held_out"]
 class HeldOut:
     """Prompts, and how they are completed and judged: whoever evaluates with it gets the same figures.
 
-    Example: `HeldOut(task=task, prompts=[p], section=EvaluateSection(samples=4), max_new_tokens=120).seed` is `0`.
+    Example: `EvaluateSection(split="test", rows=500, samples=4)` of a run with a token limit of 120 and seed 42 makes
+    one whose figures `dunwu eval` repeats to the digit.
     """
 
     task: Task

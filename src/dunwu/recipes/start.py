@@ -13,8 +13,8 @@ from dunwu._utils.yaml_1_2 import load_yaml
 from dunwu.errors import CheckpointError, ConfigError
 from dunwu.recipes.options import Options
 from dunwu.recipes.recipe import Recipe, make_recipe, recipe_as_yaml, recipe_content
-from dunwu.reports.run_folder import holds_a_run, missing_folder, next_free_folder
-from dunwu.training.checkpoint import last_complete_checkpoint
+from dunwu.reports.run_folder import RunFolder, holds_a_run, missing_folder, next_free_folder
+from dunwu.training.checkpoint import last_complete_checkpoint, steps_done
 
 __all__ = ["RunStart", "changed_options", "choose_start", "differing_options", "remove_run"]
 
@@ -74,6 +74,7 @@ def choose_start(recipe: Recipe, folder: Path, *, overwrite: bool, parallel: Par
 def _choose(recipe: Recipe, folder: Path, overwrite: bool) -> RunStart:
     last = last_complete_checkpoint(folder) if recipe.resume and not overwrite else None
     if last is not None:
+        _refuse_if_finished(folder, last)
         changed = changed_options(folder, recipe)
         _refuse_what_is_kept(changed, folder)
         for name, (then, now) in changed.items():
@@ -121,6 +122,16 @@ def _refuse_what_is_kept(changed: Changes, folder: Path) -> None:
                 f"{name} was {then!r} when the run in {folder} began and is {now!r} now, which its checkpoint does "
                 "not fit; leave it as it was, or start a new run in another folder"
             )
+
+
+def _refuse_if_finished(folder: Path, last: Path) -> None:
+    """A finished run without a checkpoint of its end would be trained again from an earlier one."""
+    summary = RunFolder(folder).summary
+    if summary.get("status") == "finished" and steps_done(last) < summary.get("steps", 0):
+        raise CheckpointError(
+            f"nothing to resume: the run in {folder} is finished, at step {summary['steps']}, and its last "
+            f"checkpoint is of step {steps_done(last)} (train.save_strategy decides whether the end has one)"
+        )
 
 
 def _nothing_to_resume(folder: Path) -> CheckpointError:

@@ -41,7 +41,7 @@ class Session:
     to_step: int = 0
     """Steps that were finished after it."""
     seconds: float = 0.0
-    """Wall time of training."""
+    """Wall time of training up to its end, earlier starts included."""
     ended: Outcome = "running"
     """How it ended."""
     error: str = ""

@@ -19,7 +19,7 @@ from dunwu.core import algorithm
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.metrics import rollout_metrics, rollout_stats
 from dunwu.core.protocols import Engine, Scorer
-from dunwu.core.records import Group, MicroBatch, PendingRollouts, Prompt, SamplingParams
+from dunwu.core.records import Completion, Group, MicroBatch, PendingRollouts, Prompt, SamplingParams
 from dunwu.engines import ready
 from dunwu.model.loading import eval_mode
 from dunwu.model.logprobs import forward_logps
@@ -107,6 +107,12 @@ class RolloutCollector:
         if n > 1:
             metrics["loss"] = self._eval_loss(groups)
         return metrics, groups
+
+    def complete(self, prompt: Prompt, model: PreTrainedModel, step: int, sampling: SamplingParams) -> Completion:
+        """One completion with the weights of `model`, on every rank, without a reward."""
+        force, self.policy_was_replaced = self.policy_was_replaced, False
+        with ready(self.engine, model, version=step, force=force):
+            return self.engine.generate([prompt], sampling)[0][0]
 
     def _generate_and_score(
         self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int, sampling: SamplingParams

@@ -45,10 +45,10 @@ from dunwu.rollout.collector import warn_if_ranks_differ
 from dunwu.rollout.observation import guard_callbacks
 from dunwu.rollout.prompts import PromptOrder, rows_of
 from dunwu.rollout.training_prompts import build_run_prompts
+from dunwu.training.asking import AskingTrainer
 from dunwu.training.checkpoint import nonfinite_step_error, steps_done
 from dunwu.training.interruption import Interruption
 from dunwu.training.launch_summary import log_launch_summary
-from dunwu.training.resumable import ResumableTrainer
 from dunwu.training.sampler_gap import SAMPLER_GAP, check_sampler_gap
 from dunwu.training.setup import LoopState, TrainerParts, make_collector, make_parts
 from dunwu.training.step_callback import StepCallback
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 __all__ = ["GRPOTrainer"]
 
 
-class GRPOTrainer(ResumableTrainer):
+class GRPOTrainer(AskingTrainer):
     """Trains a causal language model with GRPO and its kin.
 
     Args:
