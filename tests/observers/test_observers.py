@@ -12,7 +12,6 @@ from dunwu.core.protocols import Observer
 from dunwu.core.records import Completion, RunInfo, StepResult
 from dunwu.observers import Console, MetricsLog, NotebookProgress, PrintedCompletions, RolloutLog, draw_curves
 from dunwu.observers.jsonl import JsonlFile
-from dunwu.observers.plots import running_mean
 
 
 def step(index: int, groups: Any = (), **metrics: float) -> StepResult:
@@ -233,7 +232,3 @@ def test_curves_become_a_picture(tmp_path: Path) -> None:
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 5_000
     with pytest.raises(ValueError, match="no steps to draw"):
         draw_curves([], tmp_path / "x.png", panels={"reward": ["reward"]})
-
-
-def test_a_running_mean_looks_back_only() -> None:
-    assert running_mean([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
