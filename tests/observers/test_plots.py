@@ -154,7 +154,7 @@ CASES: dict[str, Callable[[], Figure]] = {
     ),
     "panels": lambda: grid_figure(
         run(),
-        panels={"rewards": [SOLVES, FORM], "tokens": ["completions/mean_length"], "nothing": ["x", "y"]},
+        panels={"rewards": [SOLVES, FORM], "tokens": ["completions/mean_length"], "nothing " * 30: ["x", "y"]},
         title="gsm8k",
     ),
 }
@@ -197,6 +197,7 @@ def test_without_held_out_prompts_the_answers_reward_tells_what_changed() -> Non
 def test_a_run_that_has_not_come_to_its_end_says_how_far_it_is() -> None:
     assert summary_line(run(12), total_steps=330) == "12 of 330 steps · 5 s"
     assert summary_line(run(12), total_steps=12) == "12 steps · 5 s"
+    assert summary_line(run(12), total_steps=10_000) == "12 of 10,000 steps · 5 s"
 
 
 def test_the_answers_reward_is_first_and_stands_out() -> None:
@@ -411,6 +412,15 @@ def test_a_drawing_that_fails_leaves_the_picture_of_before(tmp_path: Path, monke
     with pytest.raises(OSError, match="no space left"):
         draw_run(run(30), path, title="t")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_takes_the_place_of_the_one_before_in_one_go(tmp_path: Path) -> None:
+    """A file that was written into would have changed under its second name too."""
+    path, second = draw_run(run(9), tmp_path / "a.png", title="t"), tmp_path / "second.png"
+    second.hardlink_to(path)
+    before = second.read_bytes()
+    draw_run(run(30), path, title="t")
+    assert second.read_bytes() == before != path.read_bytes()
 
 
 def test_what_cannot_be_drawn_is_refused_in_a_sentence(tmp_path: Path) -> None:

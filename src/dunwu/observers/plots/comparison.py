@@ -57,7 +57,7 @@ def _in_minutes(panel: Panel) -> Panel:
     curves = tuple(
         replace(curve, runs=tuple(Series(xs=run.xs / 60, ys=run.ys) for run in curve.runs)) for curve in panel.curves
     )
-    return replace(panel, curves=curves, step_unit="{n} min")
+    return replace(panel, curves=curves, is_over_time=True)
 
 
 def _subtitle(runs: Mapping[str, Sequence[Entries]]) -> str:

@@ -64,7 +64,7 @@ def _draw_rewards(page: Page, hero: Hero, held_out: Sequence[HeldOut], *, aside:
     ]
     room = page.room_for(labels, most=(WIDTH - aside) * 0.36)
     axes = page.hero(right=room + aside)
-    set_steps(axes, hero.last, unit="step {n}")
+    set_steps(axes, hero.last, unit=_("step {n}"))
     set_values(axes, *hero.span, is_share=hero.in_percent, most=5)
     for curve in reversed(shown):
         draw_line(axes, curve, width=2.8 if curve.is_answer else 1.8)

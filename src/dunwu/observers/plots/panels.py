@@ -73,8 +73,8 @@ class Panel:
     """The axis of values that are no shares; None: from 0 to above the largest."""
     limit: float | None = None
     """A value that is never exceeded, drawn as a line."""
-    step_unit: str = ""
-    """A template for the last tick below the panel, such as `{n} min`; empty: the number alone."""
+    is_over_time: bool = False
+    """Whether it is drawn over minutes in place of steps."""
 
 
 def value_text(value: float, span: tuple[float, float], *, is_share: bool) -> str:
@@ -136,7 +136,7 @@ def draw_panel(axes: Axes, panel: Panel, *, last: float, left: float, right: flo
     drawn = [curve for curve in panel.curves if curve.has_values]
     width = in_pixels(axes.get_window_extent().width)
     put_heading(axes, _heading(panel, drawn), left=left, room=left + width + right)
-    set_steps(axes, last, unit=panel.step_unit)
+    set_steps(axes, last, unit=_("{n} min") if panel.is_over_time else "", whole=not panel.is_over_time)
     set_values(axes, *_span(panel, drawn), is_share=panel.is_share, most=4)
     for curve in reversed(drawn):
         draw_line(axes, curve)
@@ -188,20 +188,21 @@ def say_empty(axes: Axes) -> None:
     text.set(horizontalalignment="center", verticalalignment="center")
 
 
-def set_steps(axes: Axes, last: float, *, unit: str = "") -> None:
+def set_steps(axes: Axes, last: float, *, unit: str = "", whole: bool = True) -> None:
     """The horizontal axis, from 0, with so many ticks as their labels leave room for.
 
     Args:
         axes: whose axis.
         last: where it ends.
-        unit: a template such as `step {n}`, for the last tick alone; `{n} min` may have ticks between whole numbers.
+        unit: a template such as `step {n}`, for the last tick alone.
+        whole: whether ticks are whole numbers.
     """
     axes.set_xlim(-0.015 * last, 1.015 * last)
-    label = 22 + 8.5 * len(f"{last:.0f}")
+    label = 22 + 8.5 * len(f"{last:,.0f}")
     most = max(1, min(7, int(in_pixels(axes.get_window_extent().width) / label)))
-    ticks = round_ticks(last, most=most, whole="min" not in unit)
-    words = [f"{tick:g}" for tick in ticks]
-    axes.set_xticks(ticks, [*words[:-1], _(unit, n=words[-1]) if unit else words[-1]])
+    ticks = round_ticks(last, most=most, whole=whole)
+    words = [f"{tick:,.10g}" for tick in ticks]
+    axes.set_xticks(ticks, [*words[:-1], unit.format(n=words[-1]) if unit else words[-1]])
 
 
 def set_values(axes: Axes, low: float, high: float, *, is_share: bool, most: int) -> None:

@@ -90,9 +90,9 @@ def summary_line(
     done = int(last_step(steps))
     parts = [_held_out_change(held_out) or _reward_change(steps, answer, in_percent)]
     if total_steps is not None and done < total_steps:
-        parts.append(_("{done} of {total} steps", done=done, total=total_steps))
+        parts.append(_("{done} of {total} steps", done=f"{done:,}", total=f"{total_steps:,}"))
     else:
-        parts.append(_("{done} steps", done=done) if done != 1 else _("1 step"))
+        parts.append(_("{done} steps", done=f"{done:,}") if done != 1 else _("1 step"))
     seconds = series_of(steps, "seconds").ys
     parts += [format_time(float(seconds[-1]))] if len(seconds) else []
     return " · ".join(part for part in parts if part)

@@ -5,6 +5,7 @@ It is laid out for a column of 830 pixels and written at twice that, so that it 
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -72,13 +73,25 @@ def cjk_font() -> str | None:
 def drawing_style() -> Iterator[None]:
     """matplotlib's own defaults, whatever the user's notebook has set, and a font for Chinese where there is one."""
     chinese = cjk_font()
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings(), _silent_fonts():
         matplotlib.rcdefaults()
         # Of a character that no font has a box is drawn.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         families = ["DejaVu Sans", chinese] if chinese else ["DejaVu Sans"]
         matplotlib.rcParams.update({"font.family": families, "text.parse_math": False, "text.color": INK})
         yield
+
+
+@contextmanager
+def _silent_fonts() -> Iterator[None]:
+    """Nobody needs to hear that a Chinese font has no bold cut."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def new_figure(height: float) -> Figure:

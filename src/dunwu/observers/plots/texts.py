@@ -83,8 +83,10 @@ def format_time(seconds: float) -> str:
     Example: `[format_time(48), format_time(132), format_time(5040)]` is `['48 s', '2.2 min', '1.4 h']`.
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+        return _("{n} s", n=f"{seconds:.0f}")
+    if seconds < 3600:
+        return _("{n} min", n=f"{seconds / 60:.1f}")
+    return _("{n} h", n=f"{seconds / 3600:.1f}")
 
 
 def short_name(metric: str) -> str:
