@@ -90,9 +90,7 @@ def default_observers(args: GRPOConfig, callbacks: list[TrainerCallback]) -> lis
     found: list[Observer] = []
     if args.log_completions:
         steps = args.logging_steps if args.logging_steps >= 1 else args.logging_steps * max(args.max_steps, 1)
-        every = max(1, int(steps))
-        found += [PrintedCompletions(args.num_completions_to_print, every=every)]
-        found += [CompletionTables(callbacks, every=every)]
+        found += [PrintedCompletions(), CompletionTables(callbacks, every=max(1, int(steps)))]
     notebook = [callback for callback in callbacks if type(callback).__name__ == "NotebookProgressCallback"]
     for callback in notebook:
         callbacks.remove(callback)
