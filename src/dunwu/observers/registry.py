@@ -12,6 +12,7 @@ from dunwu._utils.suggest import did_you_mean
 from dunwu.core.protocols import Observer
 from dunwu.errors import ConfigError
 from dunwu.observers.console import Console
+from dunwu.observers.findings import Findings
 from dunwu.observers.metrics_log import MetricsLog
 from dunwu.observers.notebook import NotebookProgress
 from dunwu.observers.printed_completions import PrintedCompletions
@@ -21,6 +22,7 @@ __all__ = ["OBSERVERS", "resolve_observer"]
 
 OBSERVERS: dict[str, type[Observer]] = {
     "console": Console,
+    "findings": Findings,
     "metrics_log": MetricsLog,
     "notebook_progress": NotebookProgress,
     "printed_completions": PrintedCompletions,
