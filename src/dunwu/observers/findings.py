@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
 from dunwu.observers.finding_rules import RULES, Finding, Rule, check_rules
 from dunwu.observers.jsonl import JsonlFile
-from dunwu.observers.run_history import RunHistory, gain, translated
+from dunwu.observers.run_history import RunHistory, translated
 
 __all__ = ["Findings", "verdict"]
 
@@ -95,36 +94,35 @@ def verdict(run: RunHistory, holding: Sequence[Finding], told: Sequence[Finding]
         told: what was wrong during the run.
     """
     rewards = [reward for reward in run.each("reward") if not math.isnan(reward)]
-    rise, noise = gain(rewards)
-    has_learned = rise > max(2 * noise, 1e-9)
-    causes = list(holding) or ([] if has_learned else list(told))
+    moved = run.reward_moved()
+    causes = list(holding) or ([] if moved > 0 else list(told))
     if not causes and len(rewards) < _FEWEST_STEPS:
         return translated("{n} steps are too few to tell whether it learns.", n=len(run.steps))
-    said = [_reward_sentence(run, rewards, "rose" if has_learned else "fell" if rise < -2 * noise else "stayed")]
+    said = [_reward_sentence(run, rewards, moved)]
     if causes:
         worst = next((cause for cause in causes if cause.severity == "severe"), causes[0])
         said += [worst.what, worst.remedy]
-    elif not has_learned and len(rewards) < _FEW_STEPS:
+    elif moved <= 0 and len(rewards) < _FEW_STEPS:
         said.append(translated("So few steps prove nothing: give it more."))
-    elif not has_learned:
+    elif moved <= 0:
         said.append(
             translated("Nothing here says why: examples/en/not_learning.md goes through what else it can be.")
         )
     return " ".join(said)
 
 
-def _reward_sentence(run: RunHistory, rewards: Sequence[float], went: Literal["rose", "fell", "stayed"]) -> str:
+def _reward_sentence(run: RunHistory, rewards: Sequence[float], moved: int) -> str:
     n = len(run.steps)
     if not rewards:
         return translated("Did not learn: no completion of {n} steps got a reward.", n=n)
     start, end = _ends(rewards)
-    if went == "fell":
+    if moved < 0:
         return translated(
             "Did not learn: in {n} steps the reward fell from {start:.2f} to {end:.2f}.", n=n, start=start, end=end
         )
-    if went == "stayed":
+    if moved == 0:
         return translated(
-            "Did not learn: in {n} steps the reward ({start:.2f}, then {end:.2f}) did not rise beyond its noise.",
+            "Did not learn: in {n} steps the reward stayed within its noise ({start:.2f}, then {end:.2f}).",
             n=n,
             start=start,
             end=end,

@@ -76,7 +76,7 @@ def format_duration(seconds: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """Seconds in five characters.
+    """Seconds in at most five characters.
 
     Example: `[short_duration(s) for s in (94.4, 3723, 180_000)]` is `["1:34", "1h02m", "2d02h"]`.
     """
@@ -84,7 +84,10 @@ def short_duration(seconds: float) -> str:
     if minutes < 60:
         return format_duration(seconds)
     hours = minutes // 60
-    return f"{hours}h{minutes % 60:02}m" if hours < 24 else f"{hours // 24}d{hours % 24:02}h"
+    if hours < 48:
+        return f"{hours}h{minutes % 60:02}m" if hours < 10 else f"{hours}h"
+    days = hours // 24
+    return f"{days}d{hours % 24:02}h" if days < 10 else f"{days}d"
 
 
 def first_estimate(sampling: float, steps: int) -> str:
@@ -93,6 +96,8 @@ def first_estimate(sampling: float, steps: int) -> str:
     Example: `first_estimate(0.3, 330)` is `'about 2 to 7 minutes'`.
     """
     most, least = (sampling * steps / share for share in _SAMPLING_SHARES)
+    if most < 10:
+        return "a few seconds"
     if most < 100:
         return f"about {_rough(least)} to {_rough(most)} seconds"
     if most < 100 * 60:

@@ -84,13 +84,16 @@ class RunHistory:
         names = (f"rewards/{reward}/mean", f"rewards/{reward}/std")
         return any(step.get(name, math.nan) != 0 for step in steps for name in names)
 
-    def reward_rose(self) -> bool:
-        """Whether the reward has risen since the start, beyond its noise."""
-        rise, noise = gain([reward for reward in self.each("reward") if not math.isnan(reward)])
-        return rise > max(2 * noise, 1e-9)
+    def reward_moved(self) -> int:
+        """Whether the reward has risen (1) or fallen (-1) since the start, beyond its noise and 1 % of itself."""
+        rewards = [reward for reward in self.each("reward") if not math.isnan(reward)]
+        rise, noise = gain(rewards)
+        if abs(rise) <= max(2 * noise, 0.01 * abs(fmean(rewards or [0.0])), 1e-9):
+            return 0
+        return 1 if rise > 0 else -1
 
-    def is_paid_in_full(self, n: int) -> bool:
-        """Whether no reward function told two completions apart in the last `n` steps."""
+    def is_paid_alike(self, n: int) -> bool:
+        """Whether all completions of a step earned the same in the last `n` steps, whatever their prompt."""
         return not any(step.get("reward_std", 1.0) for step in self.steps[-n:])
 
     def reward_until(self, step: int, n: int) -> list[float]:

@@ -82,7 +82,9 @@ def dead_groups(run: RunHistory, n: int) -> Told | None:
     reward = run.mean("reward", n)
     if reward == 0:
         remedy = translated("Score a right text with `dunwu rewards`; if it is paid, take easier rows.")
-    elif run.reward_rose():
+    elif run.is_paid_alike(n):
+        remedy = translated("The rewards give every completion the same: score a wrong text with `dunwu rewards`.")
+    elif run.reward_moved() > 0:
         remedy = translated("The model has learned these rows: stop here, or take harder ones.")
     else:
         remedy = translated(
@@ -108,7 +110,7 @@ def answer_never(run: RunHistory, n: int) -> Told | None:
         return (
             translated("{name} has paid exactly 0 to every completion of {n} steps.", name=name, n=len(run.steps)),
             translated(
-                "Easier rows; or the function swallows an error: score a right text with `dunwu rewards`.",
+                "Take easier rows; or the function swallows an error: score a right text with `dunwu rewards`."
             ),
         )
     return None
@@ -138,7 +140,9 @@ def learning_rate_zero(run: RunHistory, n: int) -> Told | None:
         return None
     return (
         translated("The learning rate was 0 in all {n} steps, so no weight has moved.", n=len(run.steps)),
-        translated("Set learning_rate: 5e-7 to 5e-6 for all weights, about ten times that for an adapter."),
+        translated(
+            "Set learning_rate: 5e-7 to 5e-6 for all weights of a model of 0.5B to 3B, ten times that for an adapter."
+        ),
     )
 
 
@@ -146,7 +150,7 @@ def nothing_changes(run: RunHistory, n: int) -> Told | None:
     """A gradient, and yet no figure moves."""
     rewards = [reward for reward in run.last("reward", n) if not math.isnan(reward)]
     norms = run.last("grad_norm", n)
-    if len(rewards) < n or not norms or min(norms) <= 0 or run.is_paid_in_full(n):
+    if len(rewards) < n or not norms or min(norms) <= 0 or run.is_paid_alike(n):
         return None
     steady = ("completions/mean_length", "entropy")
     rise, noise = gain(rewards)
