@@ -132,6 +132,8 @@ def test_a_history_that_breaks_one_rule_is_told_by_that_rule_alone(rule: str, st
         healthy(60, **FORMAT_WINS | {"rewards/think_format/std": 0.45}),
         healthy(99, **STILL),
         healthy(100, **STILL | {"completions/mean_length": lambda i: 30 + i / 20}),
+        healthy(100, **STILL | {"reward": lambda i: 0.4 + min(i, 40) / 100}),
+        healthy(300, **{name: lambda i: 0.5 + min(i, 100) / 100 for name in STILL}),  # has learned, and stands still
         healthy(300),
     ],
 )

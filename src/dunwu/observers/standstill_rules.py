@@ -147,20 +147,17 @@ def learning_rate_zero(run: RunHistory, n: int) -> Told | None:
 
 
 def nothing_changes(run: RunHistory, n: int) -> Told | None:
-    """A gradient, and yet no figure moves."""
-    rewards = [reward for reward in run.last("reward", n) if not math.isnan(reward)]
+    """A gradient, and yet no figure has moved since the start; a run that has learned may stand still."""
     norms = run.last("grad_norm", n)
-    if len(rewards) < n or not norms or min(norms) <= 0 or run.is_paid_alike(n):
+    if not norms or min(norms) <= 0 or run.is_paid_alike(n) or run.reward_moved():
         return None
-    steady = ("completions/mean_length", "entropy")
-    rise, noise = gain(rewards)
-    if abs(rise) > 2 * noise or not all(_is_steady(run.last(name, n)) for name in steady):
+    if not all(_is_steady(run.column(name)) for name in ("completions/mean_length", "entropy")):
         return None
     return (
         translated(
-            "In the last {n} steps neither reward ({reward:.2f}) nor length nor entropy has moved.",
-            n=n,
-            reward=fmean(rewards),
+            "In {n} steps neither reward ({reward:.2f}) nor length nor entropy has moved.",
+            n=len(run.steps),
+            reward=run.mean("reward", n),
         ),
         translated(
             "A higher learning rate (an adapter needs about ten times that of all weights), float32 weights, a "
