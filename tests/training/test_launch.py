@@ -63,6 +63,8 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(processes, "_parents_command", command.split)
+        monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+        monkeypatch.setattr(processes.shutil, "which", lambda name: f"/venv/bin/{name}")
         monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "dunwu", "train", "my recipe.yaml"])
 
     return set_up
@@ -77,6 +79,15 @@ def test_a_launcher_that_started_fewer_than_it_was_asked_for_is_named(launcher: 
     said = missing_processes(1)
     assert said is not None and said.startswith("accelerate launch was asked for 3 processes and has started one")
     assert said.splitlines()[-1] == "  torchrun --nproc_per_node 3 -m dunwu train 'my recipe.yaml'"
+
+
+def test_the_advised_command_works_where_the_environment_is_not_on_the_path(
+    launcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher(WORLD_SIZE="2")
+    monkeypatch.setattr(processes.shutil, "which", lambda name: f"/usr/bin/{name}")
+    said = str(missing_processes(1)).splitlines()[-1]
+    assert said.startswith("  /venv/bin/python -m torch.distributed.run --nproc_per_node 2 -m dunwu")
 
 
 def test_a_number_of_processes_from_a_file_is_not_guessed(launcher: Any) -> None:
@@ -139,8 +150,9 @@ def test_real_launchers_are_described_and_the_command_that_is_advised_works(tmp_
     alone = launched(tmp_path, *accelerate, "--cpu", "train.py")
     assert alone.count("accelerate launch was asked for 2 processes and has started one") == 1
     assert "2 processes on" not in alone
-    torchrun, *advised = next(line for line in alone.splitlines() if line.startswith("  torchrun")).split()
-    assert torchrun == "torchrun" and advised == ["--nproc_per_node", "2", "train.py"]
+    (command,) = [line for line in alone.splitlines() if "--nproc_per_node" in line]
+    advised = command[command.index("--nproc_per_node") :].split()
+    assert advised == ["--nproc_per_node", "2", "train.py"]
     port = {"MASTER_PORT": "0"}
     for command in (("torch.distributed.run", "--standalone", *advised), (*accelerate, "--multi_gpu", "train.py")):
         said = launched(tmp_path, *command, ACCELERATE_USE_CPU="true", **port)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
+from dunwu._utils.commands import dunwu_command
 from dunwu.observers.run_history import RunHistory, Told, gain, is_format, translated
 
 __all__ = [
@@ -70,7 +71,10 @@ def format_never(run: RunHistory, n: int) -> Told | None:
             reward=fmean(rewards),
             name=", ".join(formats),
         ),
-        translated("Look at the chat template, a prefill and the format's pattern: `dunwu rewards` scores a text."),
+        translated(
+            "Look at the chat template, a prefill and the format's pattern: `{command}` scores a text.",
+            command=dunwu_command("rewards"),
+        ),
     )
 
 
@@ -79,11 +83,13 @@ def dead_groups(run: RunHistory, n: int) -> Told | None:
     dead = run.last("frac_reward_zero_std", n)
     if not dead or min(dead) < 0.9 or fmean(dead) < _MOST:
         return None
-    reward = run.mean("reward", n)
+    reward, command = run.mean("reward", n), dunwu_command("rewards")
     if reward == 0:
-        remedy = translated("Score a right text with `dunwu rewards`; if it is paid, take easier rows.")
+        remedy = translated("Score a right text with `{command}`; if it is paid, take easier rows.", command=command)
     elif run.is_paid_alike(n):
-        remedy = translated("The rewards give every completion the same: score a wrong text with `dunwu rewards`.")
+        remedy = translated(
+            "The rewards give every completion the same: score a wrong text with `{command}`.", command=command
+        )
     elif run.reward_moved() > 0:
         remedy = translated("The model has learned these rows: stop here, or take harder ones.")
     else:
@@ -110,7 +116,8 @@ def answer_never(run: RunHistory, n: int) -> Told | None:
         return (
             translated("{name} has paid exactly 0 to every completion of {n} steps.", name=name, n=len(run.steps)),
             translated(
-                "Take easier rows; or the function swallows an error: score a right text with `dunwu rewards`."
+                "Take easier rows; or the function swallows an error: score a right text with `{command}`.",
+                command=dunwu_command("rewards"),
             ),
         )
     return None

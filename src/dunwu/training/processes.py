@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from dunwu.config import GRPOConfig
 from dunwu.rollout.prompts import PromptOrder
@@ -59,7 +61,10 @@ def missing_processes(size: int) -> str | None:
 
 def _torchrun(processes: int) -> str:
     """The command that starts this very program in so many processes."""
-    return f"torchrun --nproc_per_node {processes} {shlex.join(sys.orig_argv[1:])}"
+    beside = Path(sys.executable).with_name("torchrun")
+    is_on_path = shutil.which("torchrun") == str(beside)
+    program = "torchrun" if is_on_path else f"{shlex.quote(sys.executable)} -m torch.distributed.run"
+    return f"{program} --nproc_per_node {processes} {shlex.join(sys.orig_argv[1:])}"
 
 
 def _is_simple_launch() -> bool:
