@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dunwu import Experiment, load_recipe
+from dunwu._utils.logging import set_verbosity
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--length", type=int, default=200, help="completion tokens (the course's: 200)")
     args = parser.parse_args()
+    set_verbosity(True)  # the whole first prompt
     stand_in(args.source, args.out / "model")
     overrides = {
         "model": str(args.out / "model"),

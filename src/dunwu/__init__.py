@@ -11,6 +11,7 @@ Names are loaded when first used: `import dunwu` alone loads neither torch nor t
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     from dunwu.training.trainer import GRPOTrainer as GRPOTrainer
 
 __version__ = "0.1.0"
+
+# tqdm's advice to install widgets would be the first thing that a notebook shows, in red; no bar here needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _NAMES = {
     "config": ("GRPOConfig",),

@@ -44,11 +44,12 @@ def test_a_notebook_shows_a_bar_and_our_table_instead_of_a_training_loss(tmp_pat
     (page,) = [page for page in pages if "<progress" in page]
     assert "step 2/2" in page
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", page)
+    assert not any(out.get("name") == "stderr" for out in outputs), "no red box"
     expected = ["step", "reward", "reward std", "sevens", "tokens", "dead groups", "cut", "grad norm", "s/step"]
     assert heads == expected
     rows = re.findall(r"<tr><td[^>]*>(\d+)</td>", page)
     assert rows == ["1", "2"]
-    assert "evaluation after step 2: eval_reward" in page
+    assert "evaluation after step 2: reward" in page
     assert not any("Training Loss" in page for page in pages)
 
 
@@ -77,17 +78,55 @@ def test_the_table_keeps_the_last_rows_and_escapes_names() -> None:
     assert "<b>" not in page and "&lt;b&gt;" in page and "–" in page
 
 
+def test_four_rewards_with_long_names_fit_into_a_cell_and_each_full_name_is_a_tooltip() -> None:
+    names = [
+        "correctness_reward_func",
+        "strict_format_reward_func",
+        "soft_format_reward_func",
+        "xmlcount_reward_func",
+    ]
+    progress = Pages()
+    rewards = {f"rewards/{name}/mean": 0.5 for name in names}
+    others = (
+        "reward_std",
+        "completions/mean_length",
+        "frac_reward_zero_std",
+        "completions/clipped_ratio",
+        "grad_norm",
+    )
+    progress.on_step(step(1, **rewards, **dict.fromkeys((*others, "step_time"), 0.5)))
+    page = progress.html()
+    heads = re.findall(r"<th title=\"([^\"]*)\" style=\"([^\"]*)\">(.*?)</th>", page)
+    assert [title for title, _, _ in heads if title in rewards] == list(rewards)
+    assert not any(f"{name}<" in page for name in names), "the headings are shorter"
+    widest = [max(len(part) for part in re.split("<wbr>| ", shown)) for _, _, shown in heads]
+    assert len(heads) == 12 and sum(7 * letters + 12 for letters in widest) < 900, "at 7 pixels a letter"
+    assert all("max-width" in style for _, style, _ in heads)
+
+
+def test_before_the_first_step_the_bar_says_how_long_the_run_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 50.0
+    monkeypatch.setattr("dunwu.observers.notebook.monotonic", lambda: now)
+    progress = Pages()
+    progress.on_run_start(RunInfo(folder="out", total_steps=101, resumed_from=1))
+    now += 2.0
+    progress.on_rollouts(2, ())
+    assert "about 4 to 13 minutes in all" in progress.pages[-1]
+    progress.on_step(step(2))
+    assert "minutes in all" not in progress.pages[-1] and "3:18 left" in progress.pages[-1]
+
+
 def test_each_event_of_a_run_is_drawn_and_a_second_run_starts_with_an_empty_table() -> None:
     progress = Pages()
     progress.on_run_start(RunInfo(folder="out", total_steps=9, resumed_from=4))
     assert "step 4/9" in progress.pages[-1] and "the first step is under way" in progress.pages[-1]
     progress.on_step(step(5))
     progress.on_evaluation(5, {"eval_reward": 0.25}, ())
-    assert "step 5/9" in progress.pages[-1] and "evaluation after step 5: eval_reward 0.250" in progress.pages[-1]
+    assert "step 5/9" in progress.pages[-1] and "evaluation after step 5: reward 0.250" in progress.pages[-1]
     progress.on_run_end()
     assert len(progress.pages) == 4
     progress.on_run_start(RunInfo(folder="out", total_steps=3))
-    assert "step 0/3" in progress.pages[-1] and "eval_reward" not in progress.pages[-1]
+    assert "step 0/3" in progress.pages[-1] and "evaluation" not in progress.pages[-1]
 
 
 def test_transformers_alone_decides_what_a_notebook_is() -> None:

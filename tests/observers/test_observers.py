@@ -10,7 +10,7 @@ import pytest
 
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Completion, RunInfo, StepResult
-from dunwu.observers import Console, MetricsLog, NotebookProgress, PrintedCompletions, RolloutLog, draw_curves
+from dunwu.observers import OBSERVERS, Console, MetricsLog, PrintedCompletions, RolloutLog, draw_curves
 from dunwu.observers.jsonl import JsonlFile
 
 
@@ -33,8 +33,8 @@ def group(tiny: Any) -> Any:
 
 
 def test_every_built_in_observer_is_an_observer() -> None:
-    for observer in (Console(), MetricsLog(), NotebookProgress(), PrintedCompletions(), RolloutLog()):
-        assert isinstance(observer, Observer)
+    for make in OBSERVERS.values():
+        assert isinstance(make(), Observer)
 
 
 def test_the_console_prints_the_first_every_nth_and_the_last_step() -> None:
@@ -43,10 +43,34 @@ def test_the_console_prints_the_first_every_nth_and_the_last_step() -> None:
     console.on_run_start(run(total=7))
     for index in range(1, 8):
         console.on_step(step(index, **{"rewards/equation/mean": 0.25}))
-    lines = out.getvalue().splitlines()
-    assert lines[0].split()[:3] == ["step", "reward", "dead"]
-    assert [line.split()[0] for line in lines[1:]] == ["1/7", "3/7", "6/7", "7/7"]
-    assert "equation 0.25" in lines[1] and lines[-1].split()[7] == "0:00"
+    legend, head, *lines = out.getvalue().splitlines()
+    assert "dead: groups of equal rewards" in legend
+    columns = ["step", "reward", "equation", "tokens", "cut", "dead", "entropy", "s/step", "time", "left"]
+    assert head.split() == columns
+    assert [line.split()[0] for line in lines] == ["1/7", "3/7", "6/7", "7/7"]
+    assert lines[0].split()[2] == "0.25" and lines[-1].split()[-1] == "0:00"
+
+
+def test_before_the_first_step_the_console_says_how_long_the_run_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("dunwu.observers.console.monotonic", lambda: now)
+    out = io.StringIO()
+    console = Console(stream=out)
+    console.on_run_start(run(total=100, resumed_from=40))
+    now += 2.0
+    for index in (41, 42):
+        console.on_rollouts(index, ())
+    assert out.getvalue() == "60 steps: about 2 to 8 minutes, going by the first completions (2.0 s)\n"
+
+
+def test_the_console_marks_a_majority_of_dead_groups_and_of_cut_completions() -> None:
+    out = io.StringIO()
+    console = Console(every=1, stream=out)
+    console.on_run_start(run(total=3))
+    for index, (dead, cut) in enumerate([(0.5, 0.5), (0.51, 0.1), (0.1, 1.0)], start=1):
+        console.on_step(step(index, **{"frac_reward_zero_std": dead, "completions/clipped_ratio": cut}))
+    shares = [[word for word in line.split() if "%" in word] for line in out.getvalue().splitlines()[2:]]
+    assert shares == [["50%", "50%"], ["10%", "51%!"], ["100%!", "10%"]]
 
 
 def test_the_console_estimates_the_time_left_from_the_recent_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +83,15 @@ def test_the_console_estimates_the_time_left_from_the_recent_steps(monkeypatch: 
         now += 60.0 if index == 1 else 2.0  # the first step compiles
         console.on_step(step(index, **{"completions/mean_length": 30.0}))
     line = out.getvalue().splitlines()[-1].split()
-    assert line[0] == "20/40" and line[6:8] == ["2.00", "0:40"]
+    assert line[0] == "20/40" and line[-3:] == ["2.00", "1:38", "0:40"]
 
 
 def test_the_console_prints_an_evaluation() -> None:
     out = io.StringIO()
-    Console(stream=out).on_evaluation(4, {"eval_reward": 0.5, "eval_rewards/right/std": 0.1, "eval_kl": 1.0}, ())
-    assert out.getvalue() == "evaluation after step 4: eval_reward 0.500\n"
+    Console(stream=out).on_evaluation(
+        4, {"eval_reward": 0.5, "eval_rewards/right/mean": 0.25, "eval_rewards/right/std": 0.1, "eval_kl": 1.0}, ()
+    )
+    assert out.getvalue() == "evaluation after step 4: reward 0.500 · right 0.250\n"
 
 
 def test_metrics_are_in_memory_and_in_a_file_and_no_folder_is_made_before_the_first_step(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from dunwu.observers.pace import StepPace, format_duration
+from dunwu.observers.pace import StepPace, first_estimate, format_duration, short_duration
 
 
 def pace(seconds: list[float], tokens: list[float] | None = None) -> StepPace:
@@ -51,3 +51,16 @@ def test_the_pace_is_that_of_the_last_steps() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (94.4, "1:34"), (3599.7, "1:00:00"), (7325, "2:02:05")])
 def test_a_duration_reads_as_a_clock(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_the_first_estimate_is_a_range_in_a_unit_that_reads_well() -> None:
+    """A quarter to four fifths of a step is sampling: 3 s of it make steps of 3.75 to 12 s."""
+    assert first_estimate(3.0, 4) == "about 15 to 50 seconds"
+    assert first_estimate(3.0, 100) == "about 6 to 20 minutes"
+    assert first_estimate(3.0, 5000) == "about 5 to 17 hours"
+    assert first_estimate(0.001, 10) == "a few seconds"
+
+
+def test_a_short_duration_has_at_most_five_characters() -> None:
+    shown = [short_duration(seconds) for seconds in (0, 59.6, 3599.4, 3723, 35_999, 86_399, 180_000, 8_640_000)]
+    assert shown == ["0:00", "1:00", "59:59", "1h02m", "9h59m", "23h", "2d02h", "100d"]

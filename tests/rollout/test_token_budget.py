@@ -229,7 +229,7 @@ def test_an_adapted_model_is_measured_with_its_adapter(tiny):
 
 
 def test_a_measured_budget_is_logged_once_and_a_configured_one_is_left_alone(tiny, monkeypatch, caplog):
-    caplog.set_level("INFO", "dunwu")
+    caplog.set_level("DEBUG", "dunwu")
     monkeypatch.setattr(budget_module, "free_memory", lambda device: 10**12)
     budget, groups = TokenBudget(tokens=None), tiny.groups(SHAPES)
     model = tiny.model()

@@ -67,8 +67,15 @@ def test_a_run_logs_a_summary_before_its_first_step(make_trainer, caplog):
     assert "2 prompts × 4 completions = 8 a step; 3 steps an epoch of 6 prompts, 1 in this run" in said
     assert "parameters train, in float32 on cpu" in said
     assert "the loss does not show progress" in said
-    assert "the first prompt, as the model sees it:\nsay one" in said
-    assert "ids (7): " in said
+    assert "the first prompt, as the model reads it (7 tokens):\n  say one\n  its last ids: " in said
+    assert "as the model sees it" not in said and "processes" not in said
+
+
+def test_a_verbose_run_logs_the_first_prompt_token_by_token(make_trainer, caplog):
+    with caplog.at_level(logging.DEBUG, logger="dunwu"):
+        make_trainer(max_steps=1).train()
+    assert "the first prompt, as the model sees it:\nsay one\n  ids (7): " in caplog.text
+    assert "as the model reads it" not in caplog.text
 
 
 @pytest.mark.parametrize(

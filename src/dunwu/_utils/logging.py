@@ -1,16 +1,22 @@
 """The `dunwu` logger, with a default handler that prints to standard output on the main process.
 
+`info` is for everyone who runs something, `debug` for what goes on inside (`set_verbosity(True)`, `--verbose`).
 Silence it with `logging.getLogger("dunwu").setLevel(logging.WARNING)`.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 
 from dunwu._utils.distributed import is_main_process
+from dunwu._utils.terminal_text import wrap
 
-__all__ = ["DunwuLogger", "forget_logged_once", "get_logger"]
+__all__ = ["DunwuLogger", "forget_logged_once", "get_logger", "set_verbosity"]
+
+_WIDEST = 100
+"""Columns of a line on a terminal that has more."""
 
 _logged_once: set[str] = set()
 
@@ -32,6 +38,10 @@ class DunwuLogger(logging.LoggerAdapter):  # type: ignore[type-arg]
         """`once`, as a warning."""
         self.once(sentence, level=logging.WARNING)
 
+    def debug_once(self, sentence: str) -> None:
+        """`once`, for `--verbose`."""
+        self.once(sentence, level=logging.DEBUG)
+
 
 def get_logger() -> DunwuLogger:
     """The logger, given a handler the first time if nobody has."""
@@ -45,6 +55,11 @@ def get_logger() -> DunwuLogger:
     return DunwuLogger(logger, {})
 
 
+def set_verbosity(verbose: bool) -> None:
+    """Whether what goes on inside is logged too: copies, budgets, the first prompt token by token."""
+    get_logger().setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
 def forget_logged_once() -> None:
     """Let every sentence be logged by `once` again; for tests."""
     _logged_once.clear()
@@ -56,6 +71,13 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Wrapped between words on a terminal; a line stays a line in files and pipes."""
+        text = super().format(record)
+        if not self.stream.isatty():
+            return text
+        return wrap(text, min(shutil.get_terminal_size().columns, _WIDEST))
 
 
 def _nobody_else_prints(record: logging.LogRecord) -> bool:

@@ -281,7 +281,7 @@ def _make_generation_config_savable(model: nn.Module) -> str | None:
     if not config.do_sample:
         config.do_sample = True
         if _invalid_reason(config) is None:
-            get_logger().info(
+            get_logger().debug(
                 "generation_config: do_sample=True was set, which its sampling options need to be saved"
             )
             return None

@@ -15,7 +15,8 @@ from typing import Protocol
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
 from dunwu.observers.console import evaluation_line
-from dunwu.observers.pace import StepPace, format_duration
+from dunwu.observers.pace import StepPace, first_estimate, format_duration
+from dunwu.observers.progress_table import reward_means, short_names
 
 __all__ = ["NotebookProgress", "in_notebook_progress"]
 
@@ -31,7 +32,12 @@ _COLUMNS = {
 """Metric to heading and format, in this order; each reward's own mean comes after `reward std`."""
 _AFTER = "reward_std"
 _REDRAW_SECONDS = 0.2
-_CELL = 'style="text-align:right;padding:2px 8px"'
+_CELL = 'style="text-align:right;padding:2px 6px"'
+_HEAD = (
+    'style="text-align:right;padding:2px 6px;max-width:76px;white-space:normal;overflow-wrap:anywhere;'
+    'vertical-align:bottom"'
+)
+"""Headings wrap, so that the table with four rewards fits into a cell of 900 pixels."""
 
 
 class _Handle(Protocol):
@@ -63,6 +69,7 @@ class NotebookProgress(Observer):
         self._evaluations: list[str] = []
         self._began = self._last = monotonic()
         self._drawn = 0.0
+        self._left = ""
         self._handle: _Handle | None = None
 
     def on_run_start(self, run: RunInfo) -> None:
@@ -70,7 +77,14 @@ class NotebookProgress(Observer):
         self._total, self._done, self._pace = run.total_steps, run.resumed_from, StepPace()
         self._steps, self._evaluations, self._handle = [], [], None
         self._began = self._last = monotonic()
+        self._left = "the first step is under way"
         self._draw()
+
+    def on_rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """With the first rollouts, how long the run may take."""
+        if not self._steps and self._total - self._done > 1:
+            self._left = f"{first_estimate(monotonic() - self._last, self._total - self._done)} in all"
+            self._draw()
 
     def on_step(self, step: StepResult) -> None:
         """One step more in bar and table."""
@@ -109,7 +123,7 @@ class NotebookProgress(Observer):
         return f"<div>{self._bar()}{self._table()}{lines}</div>"
 
     def _bar(self) -> str:
-        left = "the first step is under way"
+        left = self._left
         if self._steps:
             left = f"{format_duration(self._pace.remaining(self._total - self._done))} left"
         return (
@@ -121,21 +135,28 @@ class NotebookProgress(Observer):
         if not self._steps:
             return ""
         columns = _columns(self._steps[-1][1])
-        head = "".join(f"<th {_CELL}>{html.escape(title)}</th>" for title in ("step", *(c[1] for c in columns)))
+        head = "".join(_heading(name, title) for name, title, _ in [("step", "step", ""), *columns])
         body = "".join(f"<tr>{_cells(index, metrics, columns)}</tr>" for index, metrics in self._steps)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _columns(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Metric, heading and format of each column that these metrics can fill."""
-    own = [name for name in metrics if name.startswith("rewards/") and name.endswith("/mean")]
+    names = list(reward_means(metrics))
+    own = [(f"rewards/{name}/mean", short, "{:.3f}") for name, short in zip(names, short_names(names), strict=True)]
     found: list[tuple[str, str, str]] = []
     for name, (title, form) in _COLUMNS.items():
         if name in metrics:
             found.append((name, title, form))
         if name == _AFTER:
-            found += [(mean, mean.removeprefix("rewards/").removesuffix("/mean"), "{:.3f}") for mean in own]
+            found += own
     return found
+
+
+def _heading(name: str, title: str) -> str:
+    """A heading that may break after `_` and, if it must, anywhere; the metric's full name is its tooltip."""
+    shown = html.escape(title).replace("_", "_<wbr>")
+    return f'<th title="{html.escape(name)}" {_HEAD}>{shown}</th>'
 
 
 def _cells(index: int, metrics: Mapping[str, float], columns: Sequence[tuple[str, str, str]]) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-__all__ = ["StepPace", "format_duration"]
+__all__ = ["StepPace", "first_estimate", "format_duration", "short_duration"]
 
 _FEW = 8
 """Steps that a trend is fitted to at least, and over which the present pace is a mean."""
+
+_SAMPLING_SHARES = (0.25, 0.8)
+"""Sampling's share of a step: about the first on a CPU with short completions, the second where they are long."""
 
 
 class StepPace:
@@ -70,3 +73,37 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def short_duration(seconds: float) -> str:
+    """Seconds in at most five characters.
+
+    Example: `[short_duration(s) for s in (94.4, 3723, 180_000)]` is `["1:34", "1h02m", "2d02h"]`.
+    """
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return format_duration(seconds)
+    hours = minutes // 60
+    if hours < 48:
+        return f"{hours}h{minutes % 60:02}m" if hours < 10 else f"{hours}h"
+    days = hours // 24
+    return f"{days}d{hours % 24:02}h" if days < 10 else f"{days}d"
+
+
+def first_estimate(sampling: float, steps: int) -> str:
+    """How long `steps` steps may take, from the seconds until the first rollouts: a range, as its share varies.
+
+    Example: `first_estimate(0.3, 330)` is `'about 2 to 7 minutes'`.
+    """
+    most, least = (sampling * steps / share for share in _SAMPLING_SHARES)
+    if most < 10:
+        return "a few seconds"
+    if most < 100:
+        return f"about {_rough(least)} to {_rough(most)} seconds"
+    if most < 100 * 60:
+        return f"about {_rough(least / 60)} to {_rough(most / 60)} minutes"
+    return f"about {_rough(least / 3600)} to {_rough(most / 3600)} hours"
+
+
+def _rough(value: float) -> int:
+    return max(1, round(value)) if value < 20 else 5 * round(value / 5)

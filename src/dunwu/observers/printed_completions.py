@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 
 from dunwu._utils.logging import get_logger
+from dunwu._utils.terminal_text import printable
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
 
@@ -48,16 +48,9 @@ def format_completions(groups: Sequence[Group], count: int) -> str:
         scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
         completion = rollout.completion
         blocks.append(
-            f"prompt: {_printable(prompt.text)}\n"
+            f"prompt: {printable(prompt.text)}\n"
             f"completion ({completion.sampled_tokens} tokens, {completion.finish_reason}): "
-            f"{_printable(completion.text)}\n"
+            f"{printable(completion.text)}\n"
             f"reward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
         )
     return "\n---\n".join(blocks)
-
-
-def _printable(text: str) -> str:
-    """The text without what would move the cursor, change colours or ring the terminal's bell."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode() for c in text
-    )

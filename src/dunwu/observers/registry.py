@@ -13,6 +13,7 @@ from dunwu.core.protocols import Observer
 from dunwu.errors import ConfigError
 from dunwu.observers.console import Console
 from dunwu.observers.curve_plot import CurvePlot
+from dunwu.observers.findings import Findings
 from dunwu.observers.metrics_log import MetricsLog
 from dunwu.observers.notebook import NotebookProgress
 from dunwu.observers.printed_completions import PrintedCompletions
@@ -23,6 +24,7 @@ __all__ = ["OBSERVERS", "resolve_observer"]
 OBSERVERS: dict[str, type[Observer]] = {
     "console": Console,
     "curve_plot": CurvePlot,
+    "findings": Findings,
     "metrics_log": MetricsLog,
     "notebook_progress": NotebookProgress,
     "printed_completions": PrintedCompletions,

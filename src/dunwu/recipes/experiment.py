@@ -6,17 +6,16 @@ What the run's folder contains then: `reports.run_folder`.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from transformers import PrinterCallback, ProgressCallback
-
 from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
-from dunwu.core.protocols import Observer
-from dunwu.observers import Console, MetricsLog, RolloutLog, draw_curves
+from dunwu.observers import CurvePlot, Findings, MetricsLog, RunTitle, Share, standard_observers
+from dunwu.observers import HeldOut as HeldOutPoint
 from dunwu.recipes.evaluation import Evaluation
 from dunwu.recipes.evaluation_file import read_evaluation, write_evaluation
 from dunwu.recipes.held_out import HeldOut, make_held_out
@@ -79,12 +78,12 @@ class Experiment:
         self.folder = self.start.folder
         self.config.output_dir = str(self.folder)
         self.task: Task = make_task_and_check_model(recipe)
-        observers, self.metrics_log = _with_defaults(make_observers(recipe), log_every)
+        observers = standard_observers(make_observers(recipe), every=log_every)
+        self.metrics_log = next(one for one in observers if isinstance(one, MetricsLog))
+        self.picture = next(one for one in observers if isinstance(one, CurvePlot))
+        self.findings = next(one for one in observers if isinstance(one, Findings))
         self.trainer = make_trainer(replace(recipe, observers=[]), self.task, self.config, observers=observers)
         self.parallel: ParallelContext = self.trainer.parallel
-        # `Console` prints the metrics; transformers' own callbacks would print them again.
-        for printer in (PrinterCallback, ProgressCallback):
-            self.trainer.remove_callback(printer)
         self.held_out = self._held_out()
 
     @property
@@ -102,6 +101,7 @@ class Experiment:
         files = RunFiles(self.recipe, self.start, parallel=self.parallel)
         with files.session() as session:
             before = self._evaluated_before()
+            self._prepare_picture(before)
             try:
                 self.trainer.train(resume_from_checkpoint=checkpoint)
             except RunInterrupted:
@@ -177,8 +177,7 @@ class Experiment:
             write_evaluation(self.folder / "evaluation_after.jsonl", result.after)
         summary = self._summary(result, status)
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        if result.steps:
-            draw_curves(result.steps, self.folder / "curves.png", panels=self._panels(), title=self.task.name)
+        self._add_to_picture(result)
         return replace(result, summary=summary)
 
     def _summary(self, result: ExperimentResult, status: str) -> Options:
@@ -191,15 +190,46 @@ class Experiment:
         for name, evaluation in (("before", result.before), ("after", result.after)):
             found = summary_metrics(evaluation, self.task, self._tokenizer()) if evaluation is not None else None
             summary[name] = found
-        return summary
+        told = [{"step": one.step, "what": one.what, "remedy": one.remedy} for one in self.findings.findings]
+        return {**summary, "verdict": self.findings.verdict(), "findings": told}
 
-    def _panels(self) -> dict[str, list[str]]:
-        return {
-            "rewards": [f"rewards/{name}/mean" for name in self.trainer.scorer.names],
-            "completion length (tokens)": ["completions/mean_length"],
-            "entropy (nats)": ["entropy"],
-            "groups with one reward": ["frac_reward_zero_std"],
-        }
+    def _prepare_picture(self, before: Evaluation | None) -> None:
+        model, seed = Path(self.recipe.model).name, self.config.seed
+        self.picture.title = self.picture.title or RunTitle(model=model, task=self.task.name, seed=seed)
+        if before is not None and before.has_answers:
+            self.picture.held_out = [held_out_point(0, before)]
+            self.picture.answer_reward = self.picture.answer_reward or answer_reward(before)
+
+    def _add_to_picture(self, result: ExperimentResult) -> None:
+        """Draw once more, with the held-out accuracy."""
+        points = ((0, result.before), (self.trainer.state.global_step, result.after))
+        self.picture.held_out = [
+            held_out_point(step, one) for step, one in points if one is not None and one.has_answers
+        ]
+        self.picture.draw()
+
+
+def held_out_point(step: int, evaluation: Evaluation) -> HeldOutPoint:
+    """An evaluation as the picture shows it."""
+    shares = {
+        kind: evaluation.share("strict", greedy=greedy) for kind, greedy in (("greedy", True), ("sampled", False))
+    }
+    return HeldOutPoint(
+        step=step,
+        **{kind: Share(value=share.value, low=share.low, high=share.high) for kind, share in shares.items()},
+    )
+
+
+def answer_reward(evaluation: Evaluation) -> str | None:
+    """The reward function that pays for right answers: above 0 just where the answer is right; None where none is."""
+    everyone = [one for group in evaluation.sampled for one in group]
+    names = list(everyone[0].scores) if everyone else []
+    agreement = {
+        name: statistics.fmean(((one.scores[name] or 0) > 0) == one.grade.lenient for one in everyone)
+        for name in names
+    }
+    best = max(agreement, key=lambda name: agreement[name], default=None)
+    return best if best is not None and agreement[best] > 0.95 else None
 
 
 def summary_metrics(evaluation: Evaluation, task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
@@ -232,11 +262,3 @@ def _thought(text: str) -> str:
 
 def _mean_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> float:
     return sum(len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]) / len(texts)
-
-
-def _with_defaults(named: Sequence[Observer], log_every: int) -> tuple[list[Observer], MetricsLog]:
-    """Console, metrics and rollouts are watched in every run; one that the recipe names takes the default's place."""
-    defaults: list[Observer] = [Console(every=log_every), MetricsLog(), RolloutLog()]
-    missing = [default for default in defaults if not any(isinstance(one, type(default)) for one in named)]
-    observers = [*missing, *named]
-    return observers, next(one for one in observers if isinstance(one, MetricsLog))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from transformers import PrinterCallback, ProgressCallback
 
 from dunwu._utils.distributed import ParallelContext
 from dunwu.core.records import Group, RunInfo, StepResult
-from dunwu.observers import NotebookProgress, PrintedCompletions, resolve_observer
+from dunwu.observers import (
+    Console,
+    MetricsLog,
+    NotebookProgress,
+    PrintedCompletions,
+    RunTitle,
+    draw_run,
+    in_notebook_progress,
+    resolve_observer,
+    standard_observers,
+)
 from dunwu.trackers import CompletionTables, guard_callbacks
 
 if TYPE_CHECKING:
@@ -16,7 +30,7 @@ if TYPE_CHECKING:
     from dunwu.config import GRPOConfig
     from dunwu.core.protocols import Observer
 
-__all__ = ["RunObservers", "default_observers", "guard_callbacks"]
+__all__ = ["STANDARD", "RunObservers", "default_observers", "draw_history", "expand_standard", "guard_callbacks"]
 
 
 class RunObservers:
@@ -76,6 +90,46 @@ class RunObservers:
                     method(*what)
 
 
+STANDARD: Final = "standard"
+"""Among the observers' names: progress, metrics, rollouts, picture and findings, as a recipe's run has them."""
+
+
+def expand_standard(observers: list[Observer | str], args: GRPOConfig, callbacks: list[TrainerCallback]) -> None:
+    """Put the standard observers in the place of their name, if it is in the list.
+
+    Where the console is among them, transformers' own lines and bar, which would show the same again, are removed.
+    """
+    if STANDARD in observers:
+        named = [resolve_observer(observer) for observer in observers if observer != STANDARD]
+        in_notebook = in_notebook_progress(callbacks)
+        every = int(args.logging_steps) if args.logging_steps >= 1 else 5
+        observers[:] = standard_observers(named, every=every, notebook=in_notebook)
+    if any(isinstance(observer, Console) for observer in observers):
+        callbacks[:] = [one for one in callbacks if not isinstance(one, PrinterCallback | ProgressCallback)]
+
+
+def draw_history(observers: Sequence[Observer], history: Sequence[Mapping[str, float]], args: GRPOConfig) -> Path:
+    """Draw a run into `curves.png` in its folder, and under the cell in a notebook; returns the picture's path.
+
+    Args:
+        observers: the run's; the steps are those of a `MetricsLog` among them, if there is one.
+        history: transformers' log history, for a run without.
+        args: the run's options.
+
+    Raises:
+        DataError: before the first step.
+    """
+    logged = next((one.steps for one in observers if isinstance(one, MetricsLog)), None)
+    steps = logged if logged else [entry for entry in history if "reward" in entry]
+    folder = Path(str(args.output_dir))
+    title = RunTitle(model=folder.name, task="", seed=args.seed)
+    path = draw_run(steps, folder / "curves.png", title=title, limit=args.max_completion_length)
+    interactive = sys.modules.get("IPython")
+    if interactive is not None and interactive.get_ipython() is not None:
+        interactive.display.display(interactive.display.Image(str(path)))
+    return path
+
+
 def default_observers(args: GRPOConfig, callbacks: list[TrainerCallback]) -> list[Observer]:
     """What watches every run: trackers' tables and printed completions where asked for, progress in a notebook.
 
@@ -90,9 +144,7 @@ def default_observers(args: GRPOConfig, callbacks: list[TrainerCallback]) -> lis
     found: list[Observer] = []
     if args.log_completions:
         steps = args.logging_steps if args.logging_steps >= 1 else args.logging_steps * max(args.max_steps, 1)
-        every = max(1, int(steps))
-        found += [PrintedCompletions(args.num_completions_to_print, every=every)]
-        found += [CompletionTables(callbacks, every=every)]
+        found += [PrintedCompletions(), CompletionTables(callbacks, every=max(1, int(steps)))]
     notebook = [callback for callback in callbacks if type(callback).__name__ == "NotebookProgressCallback"]
     for callback in notebook:
         callbacks.remove(callback)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
+from dunwu._utils.terminal_text import printable
 from dunwu.core.records import Message, Prompt, Row
 from dunwu.errors import DataError, ModelError
 
@@ -187,7 +188,7 @@ def describe_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, most:
     """The prompt as the model sees it, its ids beside the text they stand for (the first `most`)."""
     pieces = [f"{i}:{tokenizer.decode([i])!r}" for i in prompt.ids[:most]]
     rest = f" … and {len(prompt.ids) - most} more" if len(prompt.ids) > most else ""
-    return f"{prompt.text}\n  ids ({len(prompt.ids)}): {' '.join(pieces)}{rest}"
+    return f"{printable(prompt.text)}\n  ids ({len(prompt.ids)}): {' '.join(pieces)}{rest}"
 
 
 def next_turn_ids(

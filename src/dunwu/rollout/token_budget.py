@@ -69,7 +69,7 @@ class TokenBudget:
             free = free_memory(device) // shared - _reserved_bytes(model) - constant
             most = _MOST.get(device.type, _MOST_ELSEWHERE)
             self.tokens = max(_SAMPLE_TOKENS, min(most, int(free * _SHARE / per_token)))
-            get_logger().info(
+            get_logger().debug(
                 f"micro-batches of up to {self.tokens:,} tokens: a token's activations take {per_token / 1e3:,.0f} "
                 f"kB, and {max(free, 0) / 1e9:.1f} GB are free for them (tokens_per_micro_batch sets another number)"
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dunwu.config.options import as_dict
+from dunwu.core.protocols import Observer
 from dunwu.core.records import Message
 from dunwu.rollout.collector import RolloutCollector, sampling_params
+from dunwu.rollout.observation import draw_history
 from dunwu.rollout.training_prompts import prompts_for_model
 from dunwu.training.resumable import ResumableTrainer
 
@@ -20,6 +23,7 @@ __all__ = ["AskingTrainer"]
 class AskingTrainer(ResumableTrainer):
     """A trainer whose model answers questions, before, between and after calls of `train`."""
 
+    observers: list[Observer]
     _collector: RolloutCollector
 
     def ask(
@@ -49,6 +53,14 @@ class AskingTrainer(ResumableTrainer):
         sampling = sampling_params(self.args, step=self.state.global_step, n=1)
         sampling = replace(sampling, temperature=temperature, max_new_tokens=limit)
         return self._collector.complete(prompt, self.model, self.state.global_step, sampling).text
+
+    def plot(self) -> Path:
+        """Draw the run so far: `curves.png` in the output folder, shown under the cell in a notebook.
+
+        Raises:
+            DataError: before the first step.
+        """
+        return draw_history(self.observers, self.state.log_history, self.args)
 
     def _as_prompt(self, question: str | list[Message]) -> str | list[Message]:
         """The question in the form of the training prompts."""

@@ -1,22 +1,29 @@
-"""What a run logs before its first step: how much a step samples, what trains, what to watch, the first prompt."""
+"""What a run logs before its first step: how much a step samples, who shares it, what trains, the first prompt."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
+from dunwu._utils.terminal_text import printable, shorten, wrap
 from dunwu.config import GRPOConfig
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.records import Prompt
 from dunwu.model.loading import trainable_parameters
 from dunwu.rollout.prompts import PromptOrder, describe_prompt
+from dunwu.training.processes import missing_processes, shared_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["launch_summary", "log_launch_summary"]
+__all__ = ["first_prompt", "launch_summary", "log_launch_summary"]
+
+_WIDTH = 76
+_MOST_LINES = 5
+_LAST_TOKENS = 4
 
 
 def launch_summary(
@@ -25,6 +32,7 @@ def launch_summary(
     """The sentences a run starts with."""
     return [
         _step_size(args, order, max_steps),
+        *shared_work(args, order),
         _weights(args, model),
         _what_to_watch(args, algorithm),
         *_learning_rate_warning(args, model),
@@ -41,17 +49,38 @@ def log_launch_summary(
     max_steps: int,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Log the summary, and the first prompt as the model sees it, token by token."""
-    log = get_logger().info
+    """Log the summary and the first prompt; for `--verbose` all of it, token by token."""
+    log = get_logger()
     for sentence in launch_summary(args, algorithm, model=model, order=order, max_steps=max_steps):
-        log(sentence)
+        log.info(sentence)
+    missing = missing_processes(args.world_size)
+    if missing is not None:
+        log.warning(missing)
     spare = model.config.vocab_size - len(tokenizer)
     if spare > 0:
-        log(
+        log.debug(
             f"the model's vocabulary has {spare:,} entries that its tokenizer does not know; they are sampled as any "
             "other, and decode to nothing"
         )
-    log("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("the first prompt, as the model sees it:\n" + describe_prompt(prompts[0], tokenizer))
+    else:
+        log.info(first_prompt(prompts[0], tokenizer))
+
+
+def first_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt as the model reads it in a few lines: its beginning, its end, and the ids it ends in."""
+    lines = [
+        shorten(row, _WIDTH)
+        for line in printable(prompt.text).expandtabs().splitlines()
+        for row in wrap(line, _WIDTH, indent="").split("\n")
+    ]
+    if len(lines) > _MOST_LINES:
+        left_out = len(lines) - _MOST_LINES + 1
+        lines = [*lines[:2], f"… ({left_out} lines)", *lines[2 + left_out :]]
+    text = "\n".join(f"  {line}" for line in lines)
+    last = " ".join(f"{i}:{tokenizer.decode([i])!r}" for i in prompt.ids[-_LAST_TOKENS:])
+    return f"the first prompt, as the model reads it ({len(prompt.ids)} tokens):\n{text}\n  its last ids: {last}"
 
 
 def _step_size(args: GRPOConfig, order: PromptOrder, max_steps: int) -> str:
@@ -111,13 +140,10 @@ def _what_to_watch(args: GRPOConfig, algorithm: AlgorithmConfig) -> str:
         )
     if algorithm.loss_aggregation == "seq_mean" and algorithm.policy_loss == "clip" and not algorithm.beta:
         return (
-            "the loss will read 0 at every step, by construction: rollouts are used once, so the ratio is 1, and a "
-            "group's advantages add up to 0. The gradient is not 0. Watch reward, completion length and grad_norm"
+            "the loss will read 0 at every step, by construction, while the model learns: watch reward, completion "
+            "length and grad_norm"
         )
-    return (
-        "the loss does not show progress: rollouts are used once, so the ratio is 1, and a group's advantages add "
-        "up to 0 (what is left is how length and advantage go together). Watch reward, length and grad_norm"
-    )
+    return "the loss does not show progress, by construction: watch reward, length and grad_norm"
 
 
 def _learning_rate_warning(args: GRPOConfig, model: PreTrainedModel) -> list[str]:

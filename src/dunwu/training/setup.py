@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from dunwu.model.dropout import check_deterministic
 from dunwu.model.loading import prepare_policy, tokenizer_of
 from dunwu.model.reference import ReferenceModel
 from dunwu.rollout.collector import RolloutCollector
-from dunwu.rollout.observation import RunObservers, default_observers
+from dunwu.rollout.observation import RunObservers, default_observers, expand_standard
 from dunwu.rollout.plugs import make_run_engine, make_scorer
 from dunwu.rollout.token_budget import TokenBudget, make_token_budget
 from dunwu.rollout.training_prompts import build_training_prompts
@@ -159,8 +159,10 @@ def make_collector(
     args = trainer.args
     if args.disable_dropout:
         check_deterministic(trainer.model)
+    callbacks = trainer.callback_handler.callbacks
+    expand_standard(cast("list[Observer | str]", trainer.observers), args, callbacks)
     watching = RunObservers(trainer.observers, parts.parallel)
-    for observer in default_observers(args, trainer.callback_handler.callbacks):
+    for observer in default_observers(args, callbacks):
         watching.append(observer)
     return RolloutCollector(
         args=args,

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class GRPOTrainer(AskingTrainer):
         peft_config: trains an adapter instead of all weights (needs `peft`).
         engine: makes the completions: an `Engine`, or the name of one; default: `args.engine`, on the policy's own
             weights.
-        observers: watch the run: `Observer`s, or names of such.
+        observers: watch the run: `Observer`s, or names of such; `standard` stands for progress, `metrics.jsonl`,
+            `rollouts.jsonl`, `curves.png` and a sentence where something is wrong, as a recipe's run has them.
         environment: answers the model between its turns (`Environment`, or the name of one); prompts must be chat
             messages.
 
@@ -108,7 +109,7 @@ class GRPOTrainer(AskingTrainer):
         peft_config: PeftConfig | None = None,
         *,
         engine: Engine | str | None = None,
-        observers: Sequence[Observer | str] = (),
+        observers: Sequence[Observer | str] | Literal["standard"] = (),
         environment: Environment | str | None = None,
     ) -> None:
         args = args if args is not None else GRPOConfig(output_dir="outputs")
@@ -126,7 +127,7 @@ class GRPOTrainer(AskingTrainer):
             optimizers=cast(Any, optimizers),
         )
         self.model_accepts_loss_kwargs = True
-        self.observers = cast("list[Observer]", list(observers))
+        self.observers = cast("list[Observer]", [observers] if isinstance(observers, str) else list(observers))
         name = args.engine if engine is None else engine
         self._engine_is_foreign = not isinstance(name, str) or is_object_name(name)
         self._collector = make_collector(parts, self, engine=engine, environment=environment)

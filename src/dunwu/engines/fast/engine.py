@@ -125,7 +125,7 @@ class FastEngine(InProcessEngine):
             self._decoder = self._make_decoder()
             if self._decoder.copied_bytes:
                 size = self._decoder.copied_bytes / 2**20
-                get_logger().once(f"the fast engine keeps a copy of weights while it generates: {size:.0f} MB")
+                get_logger().debug_once(f"the fast engine keeps a copy of weights while it generates: {size:.0f} MB")
         elif self._decoder.refresh():
             self._buffers = None  # tensors that a captured graph reads have been replaced
         return self._decoder
