@@ -38,16 +38,16 @@ class PlannedRun:
 
 
 def plan_runs(
-    recipe: str, overrides: Mapping[str, str], *, seeds: int | None, swept: Sequence[str], output: str | None = None
+    recipe: str, overrides: Mapping[str, str], *, seeds: int | None, swept: Sequence[str]
 ) -> list[PlannedRun]:
     """The runs, every combination of values times every seed; each recipe is checked now.
 
     Args:
         recipe: a built-in recipe, a file, or a run's folder.
-        overrides: options for all runs.
+        overrides: options for all runs; `train.output_dir` among them is the folder above the runs, which otherwise
+            is the recipe's own with `-sweep` or `-seeds`.
         seeds: how many seeds, from the recipe's own on; None: that one alone.
         swept: `OPTION=A,B`, several make a grid.
-        output: the folder above the runs; None: the recipe's own with `-sweep` or `-seeds`.
 
     Raises:
         ConfigError: for no seed, an option that is not `OPTION=A,B` or is unknown, and a value that does not fit.
@@ -59,7 +59,8 @@ def plan_runs(
     first = int(base.train.get("seed", 42))
     if seeds is not None:
         axes.append([("train.seed", str(first + i)) for i in range(seeds)])
-    above = Path(output or f"{base.train.get('output_dir', 'runs/dunwu')}-{'sweep' if swept else 'seeds'}")
+    beside = f"{base.train.get('output_dir', 'runs/dunwu')}-{'sweep' if swept else 'seeds'}"
+    above = Path(overrides.get("train.output_dir", beside))
     planned = []
     for choice in itertools.product(*axes):
         folder = above / _name(choice)
