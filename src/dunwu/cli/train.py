@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dunwu._utils.commands import dunwu_command
+from dunwu._utils.logging import set_verbosity
 from dunwu.recipes.recipe import Recipe, built_in_recipes, load_recipe
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def run_one(recipe: Recipe, args: argparse.Namespace, *, log_every: int = 5) -> 
     from dunwu.recipes.experiment import Experiment
     from dunwu.training.interruption import RunInterrupted
 
+    set_verbosity(args.verbose)
     experiment = Experiment(recipe, log_every=log_every, overwrite=args.overwrite)
     again = dunwu_command("train", experiment.folder, "--resume")
     try:
