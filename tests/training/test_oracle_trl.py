@@ -2,7 +2,7 @@
 
 What is compared is TRL's own `GRPOTrainer.compute_loss` on a real trainer. Where ours differs by design, the test
 says so and compares the case that means the same: TRL's bnpo divides by the tokens of a micro-batch (ours by the
-step's), its grpo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL
+step's), its grpo, sapo, luspo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL
 correction takes the sequence's ratio where the surrogate does (ours always the token's).
 """
 
@@ -171,6 +171,13 @@ def theirs(trainer: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, dict[s
     return float(loss.detach()), {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
 
 
+SAPO = {"loss_options": None, "sapo_temperature_pos": 0.6, "sapo_temperature_neg": 2.0}
+VESPO = {"loss_options": None, "vespo_k_pos": 1.0, "vespo_lambda_pos": 2.0} | {
+    "vespo_k_neg": 0.5,
+    "vespo_lambda_neg": 0.7,
+}
+"""TRL's arguments in place of `loss_options`."""
+
 CASES = [
     ("grpo", {}, {}),
     ("bnpo", {}, {}),
@@ -181,6 +188,13 @@ CASES = [
     ("grpo", {"delta": 1.21}, {}),
     ("cispo", {"epsilon_high": 1.1}, {}),
     ("cispo", {"epsilon_high": 5.0}, {}),
+    ("sapo", {}, {}),
+    ("sapo", {"loss_options": {"temperature_pos": 0.6, "temperature_neg": 2.0}}, SAPO),
+    ("luspo", {"epsilon": 3e-3, "epsilon_high": 4e-3}, {"importance_sampling_level": "sequence"}),
+    ("luspo", {"importance_sampling_level": "token"}, {}),
+    ("vespo", {}, {}),
+    ("vespo", {"loss_options": {"k_pos": 1.0, "lambda_pos": 2.0, "k_neg": 0.5, "lambda_neg": 0.7}}, VESPO),
+    ("dapo", {"off_policy_mask_threshold": 1e-3}, {}),
     ("gspo", {}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
     ("gspo", {"epsilon": 3e-3, "epsilon_high": 4e-3}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
 ]
@@ -188,6 +202,10 @@ CASES = [
 
 def named(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
     return "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items())])
+
+
+def takes_the_ratio_of_sequences(case: tuple[str, dict[str, Any], dict[str, Any]]) -> bool:
+    return case[2].get("importance_sampling_level") == "sequence"
 
 
 KLS = {
@@ -200,35 +218,42 @@ KLS = {
 @pytest.mark.parametrize("with_old", [False, True], ids=["first-update", "later-update"])
 @pytest.mark.parametrize(
     ("case", "kl"),
-    [(case, kl) for case in CASES for kl in KLS if (case[0], kl) != ("gspo", "kl-corrected")],
+    [(case, kl) for case in CASES for kl in KLS if not (takes_the_ratio_of_sequences(case) and kl == "kl-corrected")],
     ids=lambda part: part if isinstance(part, str) else named(part),
 )
 def test_loss_and_gradient_are_those_of_trl(scene, tiny, their_trainer, tmp_path, case, kl, with_old):
     """bnpo and the sequence means agree because the batch is one micro-batch with nothing masked.
 
-    gspo with a corrected KL is left out: TRL multiplies each token's KL by the sequence's ratio, ours by the token's
+    gspo and luspo with a corrected KL are left out: TRL multiplies each token's KL by the sequence's ratio, ours by the token's
     own (DeepSeek-V3.2 derives it for tokens), and their gradients differ from the first update on.
     """
     name, options, instead = case
     kl = KLS[kl]
     loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=with_old, loss_type=name, **options, **kl)
-    trainer = their_trainer(**({"loss_type": name} | options | kl | instead))
+    given = {"loss_type": name} | options | kl | instead
+    trainer = their_trainer(**{name: value for name, value in given.items() if name != "loss_options"})
     expected, slopes = theirs(trainer, their_inputs(scene, batch, lengths, with_old=with_old))
     assert loss == pytest.approx(expected, abs=2e-6)
     assert tiny.far(slopes, gradients) < 1e-5
     assert any(slope.abs().max() > 1e-3 for slope in slopes.values())
 
 
+def test_the_off_policy_threshold_of_the_comparison_leaves_some_completions_out(scene, tmp_path):
+    whole, _, _, _ = ours(scene, tmp_path, with_old=True, loss_type="dapo")
+    part, _, _, _ = ours(scene, tmp_path, with_old=True, loss_type="dapo", off_policy_mask_threshold=1e-3)
+    assert part != pytest.approx(whole, abs=1e-4)
+
+
 @pytest.mark.parametrize("kl", [{}, {"beta": 0.3, "use_bias_correction_kl": True}], ids=["no-kl", "kl-corrected"])
-@pytest.mark.parametrize("name", ["dapo", "bnpo", "cispo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("name", ["dapo", "bnpo", "cispo", "vespo", "grpo", "sapo", "dr_grpo"])
 def test_masked_truncated_completions_are_those_of_trl(scene, tiny, their_trainer, tmp_path, name, kl):
-    """TRL's grpo and dr_grpo divide by all completions, the masked ones too; ours by those that count."""
+    """TRL's grpo, sapo and dr_grpo divide by all completions, the masked ones too; ours by those that count."""
     more = {"epsilon_high": 5.0} if name == "cispo" else {"scale_rewards": "none"} if name == "dr_grpo" else {}
     options = {"loss_type": name, **more, **kl}
     loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=True, redact=True, **options)
     assert 0 < lengths.count(0) < 12
     expected, slopes = theirs(their_trainer(**options), their_inputs(scene, batch, lengths, with_old=True))
-    design = 12 / (12 - lengths.count(0)) if name in ("grpo", "dr_grpo") else 1.0
+    design = 12 / (12 - lengths.count(0)) if name in ("grpo", "sapo", "dr_grpo") else 1.0
     assert loss == pytest.approx(expected * design, abs=2e-6)
     assert tiny.far({n: slope * design for n, slope in slopes.items()}, gradients) < 1e-5
 

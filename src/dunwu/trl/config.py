@@ -206,6 +206,11 @@ def _fill_missing(migration: ConfigMigration) -> None:
         options.scale_rewards = str(options.scale_rewards).lower() == "true"
     if options.top_k == -1:
         options.top_k = 0  # how vLLM writes "all"
+    if options.loss_type == "luspo" and options.importance_sampling_level is None:
+        migration.note(
+            "loss_type='luspo' takes importance_sampling_level='sequence', as its paper does; TRL would take 'token', "
+            "and warn"
+        )
 
 
 def _legacy_field(name: str, kind: object) -> tuple[str, object, Field[object]]:
