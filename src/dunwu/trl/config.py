@@ -208,8 +208,8 @@ def _fill_missing(migration: ConfigMigration) -> None:
         options.top_k = 0  # how vLLM writes "all"
     if options.loss_type == "luspo" and options.importance_sampling_level is None:
         migration.note(
-            "loss_type='luspo' takes importance_sampling_level='sequence', as its paper does; TRL would take 'token', "
-            "and warn"
+            "loss_type='luspo' takes importance_sampling_level='sequence', as its paper does; TRL would take "
+            "'token', and warn"
         )
 
 

@@ -125,7 +125,7 @@ def model_option(option: str) -> Migration:
 
 
 def loss_option(loss_type: str, option: str) -> Migration:
-    """An option of one policy loss: part of `loss_options`, unless those have it; with another loss it does nothing."""
+    """An option of one policy loss: in `loss_options`, unless those have it; with another loss it does nothing."""
 
     def migrate(migration: ConfigMigration, name: str, value: object) -> None:
         given = migration.config.loss_options
