@@ -2,8 +2,8 @@
 
 What is compared is TRL's own `GRPOTrainer.compute_loss` on a real trainer. Where ours differs by design, the test
 says so and compares the case that means the same: TRL's bnpo divides by the tokens of a micro-batch (ours by the
-step's), its grpo, sapo, luspo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL
-correction takes the sequence's ratio where the surrogate does (ours always the token's).
+step's), its grpo, sapo, luspo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out),
+and its KL correction takes the sequence's ratio where the surrogate does (ours always the token's).
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ KLS = {
 def test_loss_and_gradient_are_those_of_trl(scene, tiny, their_trainer, tmp_path, case, kl, with_old):
     """bnpo and the sequence means agree because the batch is one micro-batch with nothing masked.
 
-    gspo and luspo with a corrected KL are left out: TRL multiplies each token's KL by the sequence's ratio, ours by the token's
-    own (DeepSeek-V3.2 derives it for tokens), and their gradients differ from the first update on.
+    gspo and luspo with a corrected KL are left out: TRL multiplies each token's KL by the sequence's ratio, ours by
+    the token's own (DeepSeek-V3.2 derives it for tokens), and their gradients differ from the first update on.
     """
     name, options, instead = case
     kl = KLS[kl]
