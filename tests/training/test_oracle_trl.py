@@ -21,9 +21,11 @@ import torch
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
 from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.metrics import logged_metrics
 from dunwu.core.records import MicroBatch, SamplingParams
 from dunwu.engines import TransformersEngine
 from dunwu.model.logprobs import forward_logps, padded
+from dunwu.rewards import RewardRunner
 from dunwu.rollout.collect import add_advantages, collect
 from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 
@@ -289,6 +291,45 @@ def test_advantages_of_the_same_rewards_are_those_of_trl(scene, their_trainer, s
     rewards = torch.tensor([float("nan") if r is None else r for r in flat], dtype=torch.float64).view(2, 6)
     found = algorithm.advantages(rewards, scale=scale).flatten()
     torch.testing.assert_close(found.float(), output["advantages"], atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_reward_function_logs_is_what_trl_keeps_of_it(scene, their_trainer):
+    """TRL's own step with two functions: the arguments they get, the metrics, and the columns."""
+    seen: list[set[str]] = []
+
+    def logs(completions, log_metric, log_extra, trainer_state, **columns):
+        seen.append({"log_metric", "log_extra", "trainer_state", "completions", *columns})
+        log_metric("length", sum(map(len, completions)) / len(completions))
+        log_metric("step", trainer_state.global_step)
+        log_extra("upper", [text.upper() for text in completions])
+        return [1.0] * len(completions)
+
+    def later(completions, log_metric, log_extra, **_):
+        log_metric("length", 0.0)
+        for i, _ in enumerate(completions):
+            log_extra("index", [i])
+        return [2.0] * len(completions)
+
+    trainer = their_trainer()
+    trainer.reward_funcs, trainer.reward_func_names = [logs, later], ["logs", "later"]
+    trainer.reward_processing_classes, trainer.reward_weights = [None, None], torch.ones(2)
+    trainer.state.global_step = 3
+    trainer._generate_and_score_completions([{"prompt": p, "n": 1} for p in ["a"] * 6 + ["b"] * 6])
+    completions = list(trainer._logs["completion"])
+    runner = RewardRunner([logs, later])
+    runner.trainer_state = lambda: trainer.state
+    scores = runner.score(
+        prompts=list(trainer._logs["prompt"]),
+        completions=completions,
+        completion_ids=[[1]] * 12,
+        columns={"n": [1] * 12},
+    )
+    assert seen[0] == seen[1]
+    expected = {name: value for name in ("length", "step") for value in trainer._metrics["train"][name]}
+    assert logged_metrics([scores.metrics]) == pytest.approx(expected, rel=1e-6)
+    assert {name: list(values) for name, values in scores.extras.items()} == {
+        name: list(values) for name, values in trainer._logs["extra"].items()
+    }
 
 
 class Replay:
