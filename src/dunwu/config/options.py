@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 import torch
 from transformers import TrainingArguments
 
+from dunwu._utils.known_arguments import known_fields
 from dunwu._utils.logging import get_logger
 from dunwu._utils.secrets import reject_secrets
 from dunwu._utils.suggest import did_you_mean
 from dunwu.config.checks import check_choices, check_combinations, check_optimizer, check_ranges
+from dunwu.config.foreign_options import FOREIGN_OPTIONS
 from dunwu.config.presets import PRESETS
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.errors import ConfigError
@@ -45,6 +47,7 @@ def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
+@known_fields(FOREIGN_OPTIONS)
 @dataclass
 class GRPOConfig(TrainingArguments):
     """Options of a GRPO run. Everything of `transformers.TrainingArguments` works too.

@@ -227,13 +227,7 @@ def token_loss(
         entropy_BC=entropy_BC,
     )
     result = bind_policy_loss(algorithm.policy_loss, algorithm.loss_options)(inputs)
-    loss_BC = result.loss_BC
-    if algorithm.importance_correction != "none" and sampler_logps_BC is not None:
-        loss_BC = loss_BC * importance_weights(algorithm, old_BC, sampler_logps_BC)
-    if algorithm.off_policy_threshold is not None:
-        sampled_BC = old_BC if sampler_logps_BC is None else sampler_logps_BC
-        keep_B1 = off_policy_mask(inputs, sampled_BC, algorithm.off_policy_threshold)
-        loss_BC = loss_BC * keep_B1
+    loss_BC = _without_what_is_off_policy(algorithm, result.loss_BC, inputs)
     kl_BC = _maybe_kl(algorithm, policy_logps_BC, reference_logps_BC)
     if kl_BC is not None:
         loss_BC = loss_BC + _kl_loss(algorithm, kl_BC, policy_logps_BC - old_BC)
@@ -258,6 +252,16 @@ def importance_weights(algorithm: AlgorithmConfig, old_logps_BC: Tensor, sampler
         return weight_BC.clamp(max=algorithm.importance_cap)
     inside_BC = (weight_BC <= algorithm.importance_cap) & (weight_BC >= 1 / algorithm.importance_cap)
     return inside_BC.to(weight_BC.dtype)
+
+
+def _without_what_is_off_policy(algorithm: AlgorithmConfig, loss_BC: Tensor, x: LossInputs) -> Tensor:
+    """The loss of the surrogate, weighed or masked where the sampler and the policy are not one."""
+    if algorithm.importance_correction != "none" and x.sampler_logps_BC is not None:
+        loss_BC = loss_BC * importance_weights(algorithm, x.old_logps_BC, x.sampler_logps_BC)
+    if algorithm.off_policy_threshold is None:
+        return loss_BC
+    sampled_BC = x.old_logps_BC if x.sampler_logps_BC is None else x.sampler_logps_BC
+    return loss_BC * off_policy_mask(x, sampled_BC, algorithm.off_policy_threshold)
 
 
 def off_policy_mask(x: LossInputs, sampled_logps_BC: Tensor, threshold: float) -> Tensor:

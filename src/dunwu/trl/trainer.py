@@ -14,11 +14,13 @@ from transformers import ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from dunwu import config
+from dunwu._utils.known_arguments import known_arguments
 from dunwu._utils.logging import get_logger
 from dunwu.core.records import Row
 from dunwu.errors import ConfigError
 from dunwu.training import trainer
 from dunwu.training.checkpoint import last_complete_checkpoint
+from dunwu.training.trainer_arguments import TRL_ARGUMENTS
 from dunwu.trl.config import GRPOConfig
 from dunwu.trl.options import get_options
 from dunwu.trl.supported_names import alternative_to
@@ -43,13 +45,7 @@ _MIRRORED_OPTIONS: Final = (
 )
 """Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
 
-_ENVIRONMENT: Final = "dunwu.GRPOTrainer(environment=…), an object that fits dunwu.core.protocols.Environment"
-_UNSUPPORTED: Final[Mapping[str, str]] = {
-    "tools": f"run them in the `reply` of {_ENVIRONMENT}",
-    "environment_factory": f"give one environment instead: {_ENVIRONMENT}",
-    "rollout_func": f"for several turns: {_ENVIRONMENT}; for completions made elsewhere: dunwu.GRPOTrainer(engine=…)",
-    "quantization_config": "load the model quantised and give it as `model`, with a peft_config",
-}
+_OURS: Final = dict.fromkeys(("engine", "observers", "environment"), "take GRPOTrainer from dunwu, which has it")
 
 
 class GRPOTrainer(trainer.GRPOTrainer):
@@ -61,6 +57,7 @@ class GRPOTrainer(trainer.GRPOTrainer):
         ConfigError: for what is not supported in this form (tools, images, a quantised model by name), each by name.
     """
 
+    @known_arguments("GRPOTrainer", _OURS)
     def __init__(
         self,
         model: str | nn.Module,
@@ -175,7 +172,7 @@ def _name_of(model: str | nn.Module) -> str:
 def _refuse(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
-            raise ConfigError(f"GRPOTrainer({name}=…) is not supported: {_UNSUPPORTED[name]}")
+            raise ConfigError(f"GRPOTrainer({name}=…) is not supported: {TRL_ARGUMENTS[name]}")
 
 
 def _refuse_images(processing_class: object, rows: object) -> None:
