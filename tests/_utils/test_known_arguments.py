@@ -7,7 +7,6 @@ import inspect
 import pickle
 
 import pytest
-from transformers import HfArgumentParser
 
 from dunwu import GRPOConfig, GRPOTrainer
 from dunwu._utils.known_arguments import unknown_arguments
@@ -15,6 +14,7 @@ from dunwu.config.foreign_options import FOREIGN_OPTIONS
 from dunwu.errors import ConfigError
 from dunwu.trl import GRPOConfig as OldConfig
 from dunwu.trl import GRPOTrainer as OldTrainer
+from dunwu.trl import TrlParser
 from dunwu.trl.arguments import LEGACY_ARGUMENTS
 
 
@@ -75,9 +75,7 @@ def test_signatures_and_copies_are_as_without_it(tmp_path):
     assert list(inspect.signature(GRPOTrainer).parameters)[:3] == ["model", "reward_funcs", "args"]
     made = GRPOConfig(str(tmp_path), max_completion_length=9, report_to="none")
     assert pickle.loads(pickle.dumps(made)).max_completion_length == 9
-    (parsed,) = HfArgumentParser(GRPOConfig).parse_args_into_dataclasses(
-        ["--output_dir", str(tmp_path), "--beta", "1"]
-    )
+    (parsed,) = TrlParser(OldConfig).parse_args_and_config(["--output_dir", str(tmp_path), "--beta", "1"])
     assert parsed.beta == 1.0
 
 
