@@ -64,6 +64,21 @@ def test_the_names_of_trl_have_the_same_sentences(tiny, tmp_path):
         OldTrainer(tiny.model(), print, observers=[])
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("_generate_and_score_completions", r"would never be called: completions come from an engine"),
+        ("_compute_loss", "the loss of a token is a function"),
+        ("_calculate_rewards", "give functions as reward_funcs"),
+    ],
+)
+def test_a_subclass_that_changes_how_trl_trains_is_refused(method, words):
+    """It would train without the change, and nothing would show it."""
+    with pytest.raises(ConfigError, match=rf"Own\.{method} .*{words}"):
+        type("Own", (OldTrainer,), {method: lambda self: None})
+    assert issubclass(type("Own", (OldTrainer,), {"log": lambda self, logs: None}), OldTrainer)
+
+
 def test_the_names_from_elsewhere_are_those_that_the_scripts_options_lack_here():
     own = {field.name for field in dataclasses.fields(GRPOConfig)}
     assert set(FOREIGN_OPTIONS) - own == set(LEGACY_ARGUMENTS) - own

@@ -38,7 +38,6 @@ ROWS: list[dict[str, Any]] = [
     {"text": "2+2"},
     {"chosen": "2+2 is 4", "rejected": "2+2 is 5"},
     {"chosen": "2+2=4", "rejected": "2+2=4, no"},
-    {"prompt": "2+2?", "chosen": [USER, FOUR], "rejected": [USER, FIVE]},
     {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
 ]
 TEMPLATE = (
@@ -58,10 +57,16 @@ def test_a_row_is_read_as_trl_reads_it(name: str, row: dict[str, Any]) -> None:
     assert row == before, "the row itself stays as it is"
 
 
+def test_a_prompt_that_is_text_beside_answers_that_are_messages_is_taken_from_the_answers() -> None:
+    row = {"prompt": "2+2?", "chosen": [USER, FOUR], "rejected": [USER, FIVE]}
+    expected = {"prompt": [USER], "chosen": [FOUR], "rejected": [FIVE]}
+    assert data_utils.maybe_extract_prompt(row) == theirs.maybe_extract_prompt(row) == expected
+
+
 @pytest.mark.parametrize("more", [{}, {"plain": True}], ids=str)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row))
 def test_a_template_makes_of_a_row_what_it_makes_in_trl(tiny: Any, row: dict[str, Any], more: dict[str, Any]) -> None:
-    """The template begins an answer with `<tool>`, which a whole conversation does not have (DeepSeek-R1's does so)."""
+    """The template begins an answer with `<tool>`, which a whole conversation lacks (DeepSeek-R1's does so)."""
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = TEMPLATE
     expected = theirs.maybe_apply_chat_template(row, tokenizer, **more)
@@ -85,11 +90,9 @@ def test_pairs_are_unpaired_as_in_trl(columns: dict[str, Any]) -> None:
     dataset = Dataset.from_dict(columns)
     for rows in (dataset, DatasetDict({"train": dataset, "test": dataset})):
         ours, expected = (module.maybe_unpair_preference_dataset(rows) for module in (data_utils, theirs))
-        for part in [ours] if isinstance(ours, Dataset) else ours.values():
-            assert [dict(sorted(row.items())) for row in part] == [
-                dict(sorted(row.items()))
-                for row in (expected if isinstance(expected, Dataset) else expected["train"])
-            ]
+        if isinstance(rows, Dataset):
+            ours, expected = {"all": ours}, {"all": expected}
+        assert {name: list(part) for name, part in ours.items()} == {n: list(part) for n, part in expected.items()}
     stream = IterableDataset.from_generator(lambda: iter([{"chosen": "c", "rejected": "e"}]))
     assert list(data_utils.unpair_preference_dataset(stream)) == [
         {"completion": "c", "label": True},

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["MODULES", "SUPPORTED", "alternative_to"]
+__all__ = ["ALTERNATIVES", "MODULES", "SUPPORTED", "alternative_to"]
 
 _NAMES: Final = {
     "callbacks": ("RichProgressCallback",),
@@ -74,7 +74,7 @@ _JUDGE = "there are no judges: write a reward function that asks one (it may be 
 _VALUE = "there is no value model: GRPO compares the completions of one prompt with each other instead (GRPOTrainer)"
 _TOOLS = "tools and environments are `dunwu.GRPOTrainer(environment=…)`: see `dunwu.core.protocols.Environment`"
 
-_ALTERNATIVES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
+ALTERNATIVES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("PPO", "WithValueHead", "PreTrainedModelWrapper"), _VALUE),
     (("RLOO",), "RLOO is GRPOConfig(loss_type='reinforce', advantage_baseline='leave_one_out')"),
     (("LogCompletions",), "GRPOConfig(log_completions=True) prints them and sends tables to the trackers"),
@@ -112,9 +112,12 @@ _ALTERNATIVES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
 )
 
 
+"""Parts of names, and what to use instead of a name that has one of them; the first row that fits counts."""
+
+
 def alternative_to(name: str) -> str:
     """What to use instead of this name of TRL."""
-    for parts, sentence in _ALTERNATIVES:
+    for parts, sentence in ALTERNATIVES:
         if any(part in name for part in parts):
             return f"trl.{name} is not in Dunwu: {sentence}"
     return (

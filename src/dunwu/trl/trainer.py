@@ -45,6 +45,19 @@ _MIRRORED_OPTIONS: Final = (
 )
 """Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
 
+_SAMPLING: Final = "completions come from an engine: dunwu.GRPOTrainer(engine=…)"
+_LOSS: Final = "the loss of a token is a function: GRPOConfig(loss_type='package.module:function')"
+_NEVER_CALLED: Final = {
+    "_generate": _SAMPLING,
+    "_generate_single_turn": _SAMPLING,
+    "_generate_and_score_completions": _SAMPLING,
+    "_calculate_rewards": "give functions as reward_funcs, with reward_weights",
+    "_compute_loss": _LOSS,
+    "_get_per_token_logps": _LOSS,
+    "_get_per_token_logps_and_entropies": _LOSS,
+    "_get_train_sampler": "shuffle_dataset and prompts_per_step decide the order of the prompts",
+}
+"""Methods of TRL's trainer that a subclass may override, and that nothing would call here."""
 _OURS: Final = dict.fromkeys(("engine", "observers", "environment"), "take GRPOTrainer from dunwu, which has it")
 
 
@@ -54,7 +67,8 @@ class GRPOTrainer(trainer.GRPOTrainer):
     `tokenizer` is the old name of `processing_class`.
 
     Raises:
-        ConfigError: for what is not supported in this form (tools, images, a quantised model by name), each by name.
+        ConfigError: for what is not supported in this form (tools, images, a quantised model by name, a subclass
+            with TRL's own methods), each by name.
     """
 
     @known_arguments("GRPOTrainer", _OURS)
@@ -92,6 +106,16 @@ class GRPOTrainer(trainer.GRPOTrainer):
             optimizers,
             peft_config,
         )
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a subclass that changes TRL's own methods: it would train without the change, and say nothing.
+
+        Raises:
+            ConfigError: for such a method, with what takes its place.
+        """
+        super().__init_subclass__()
+        for name in _NEVER_CALLED.keys() & vars(cls).keys():
+            raise ConfigError(f"{cls.__name__}.{name} would never be called: {_NEVER_CALLED[name]}")
 
     def __getattr__(self, name: str) -> Any:
         if name in _MIRRORED_OPTIONS and "args" in self.__dict__:
