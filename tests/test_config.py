@@ -82,6 +82,7 @@ def test_completions_that_are_no_whole_number_of_groups_are_refused(config):
         ("epsilon_high", -0.5, "above 0, or None for epsilon"),
         ("delta", 1.2, "above 1 \\+ epsilon"),
         ("beta", -0.1, "0 or more"),
+        ("off_policy_mask_threshold", 0.0, "above 0, or None"),
         ("ref_model_mixup_alpha", 1.5, "between 0 and 1"),
         ("ref_model_sync_steps", 0, "at least 1"),
     ],
@@ -135,6 +136,25 @@ def test_every_preset_fills_the_algorithm_config_and_an_explicit_option_wins(con
     upper = {"clip": "epsilon_high", "cispo": "cap"}.get(plain.policy_loss)
     assert upper is None or objective.loss_options[upper] == 0.9
     assert (objective.policy_loss, objective.loss_aggregation) == (plain.policy_loss, plain.loss_aggregation)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss_type": "luspo"}, None),
+        ({"loss_type": "gspo"}, None),
+        ({"loss_type": "vespo"}, None),
+        ({"loss_type": "luspo", "importance_sampling_level": "token"}, "LUSPO takes one ratio a sequence"),
+        ({"loss_type": "vespo", "importance_sampling_level": "sequence"}, "does nothing with loss_type='vespo'"),
+        ({"loss_type": "dapo", "importance_sampling_level": "sequence"}, "weighs by its length"),
+        ({"loss_type": "sapo", "epsilon": 0.3}, "its options are temperature_pos, temperature_neg"),
+    ],
+    ids=str,
+)
+def test_a_ratio_or_a_bound_that_the_loss_has_no_use_for_is_warned_of(config, caplog, options, words):
+    with caplog.at_level(logging.WARNING, logger="dunwu"):
+        config(**options, use_cpu=True)
+    assert words in caplog.text if words else caplog.records == []
 
 
 def test_the_upper_clip_is_epsilon_unless_it_is_given(config):

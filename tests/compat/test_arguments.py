@@ -1,5 +1,6 @@
 """Every argument of TRL 0.14 to 1.16 has an answer, and the answers are those the page prints."""
 
+import inspect
 import json
 import pickle
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import transformers
 from packaging.version import Version
 from transformers import TrainingArguments
 
+from dunwu.core.policy_losses import POLICY_LOSSES
 from dunwu.errors import ConfigError
 from dunwu.trl import GRPOConfig, ModelConfig, ScriptArguments
 from dunwu.trl.arguments import LEGACY_ARGUMENTS
@@ -271,7 +273,7 @@ def test_a_key_among_the_arguments_reaches_the_environment_and_nothing_else(
         ({"vllm_structured_outputs_regex": "<think>.*"}, "reward the format instead"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "rewards are summed, then normalised"),
         ({"max_tool_calling_iterations": 3}, "tools are an environment"),
-        ({"loss_type": "sapo"}, "loss_type='sapo' is unknown"),
+        ({"loss_type": "sappo"}, "loss_type='sappo' is unknown"),
     ],
 )
 def test_what_would_change_the_run_is_refused_with_its_reason(
@@ -279,6 +281,35 @@ def test_what_would_change_the_run_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         made(tmp_path, **given)
+
+
+def test_options_of_trl_s_losses_become_those_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    sapo = made(tmp_path, loss_type="sapo", sapo_temperature_pos=0.7, sapo_temperature_neg=1.05)
+    assert sapo.algorithm().loss_options == {"temperature_pos": 0.7}, "1.05 is the default"
+    assert "sapo_temperature_pos=0.7 is now loss_options['temperature_pos']" in caplog.text
+    vespo = made(tmp_path, loss_type="vespo", vespo_k_pos=1.0, vespo_lambda_pos=1.5, vespo_k_neg=2.0)
+    assert vespo.algorithm().loss_options == {"k_pos": 1.0, "lambda_pos": 1.5, "k_neg": 2.0}
+    own = made(tmp_path, loss_type="vespo", vespo_k_pos=1.0, loss_options={"k_pos": 4.0})
+    assert own.algorithm().loss_options == {"k_pos": 4.0}
+    caplog.clear()
+    other = made(tmp_path, loss_type="dapo", sapo_temperature_pos=0.7)
+    assert set(other.algorithm().loss_options) == {"epsilon_low", "epsilon_high", "delta"}
+    assert "ignored: sapo_temperature_pos (only loss_type='sapo' reads it)" in caplog.text
+
+
+@pytest.mark.parametrize("name", [name for name in LEGACY_ARGUMENTS if name.startswith(("sapo_", "vespo_"))])
+def test_a_loss_has_the_option_and_the_default_that_trl_has(name: str) -> None:
+    loss, _, option = name.partition("_")
+    default = inspect.signature(POLICY_LOSSES[loss]).parameters[option].default
+    assert LEGACY_ARGUMENTS[name].silent_values == (default,)
+
+
+def test_luspo_s_level_is_the_paper_s_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dunwu")
+    assert made(tmp_path, loss_type="luspo").algorithm().importance_sampling_level == "sequence"
+    assert "loss_type='luspo' takes importance_sampling_level='sequence', as its paper does" in caplog.text
+    assert made(tmp_path, loss_type="luspo", importance_sampling_level="token").importance_sampling_level == "token"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`dunwu run` executes scripts written for TRL as they are, and logs what it did for them."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -266,3 +267,42 @@ def test_a_pin_beside_the_script_decides_about_its_defaults(tmp_path: Path) -> N
     (tmp_path / "requirements.txt").write_text("trl==0.17.0\n", encoding="utf-8")
     done = launch(tmp_path, "from trl import GRPOConfig\n\nGRPOConfig(output_dir='o', report_to='none')\n")
     assert "default of TRL 0.17.0 (pinned in requirements.txt): beta=0.04, loss_type='bnpo'" in done.stdout
+
+
+@pytest.mark.slow
+def test_trl_s_own_script_for_grpo_runs_as_it_is(tmp_path: Path) -> None:
+    """Its rewards by name, a mixture of datasets from YAML, and a reward function of the user's that logs."""
+    from dunwu.embedded import embedded_model_path
+
+    spec = importlib.util.find_spec("trl")
+    if spec is None or spec.origin is None:
+        pytest.skip("TRL is not installed")
+    (tmp_path / "data").mkdir()
+    rows = "".join(json.dumps({"prompt": f"{n} 3 4 = {n + 7}", "solution": str(n)}) + "\n" for n in range(1, 13))
+    (tmp_path / "data" / "train.jsonl").write_text(rows, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(
+        "def short(completions, log_metric, log_extra, trainer_state, **columns):\n"
+        "    log_metric('mine/step', trainer_state.global_step)\n"
+        "    log_extra('solution', columns['solution'])\n"
+        "    return [-float(len(text)) for text in completions]\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "config.yaml").write_text(
+        f"datasets: [{{path: {tmp_path / 'data'}}}]\n"
+        f"model_name_or_path: {embedded_model_path()}\n"
+        "reward_funcs: [think_format_reward, get_soft_overlong_punishment, mine.short]\n"
+        "loss_type: sapo\nsapo_temperature_pos: 0.9\nuse_vllm: true\nbf16: false\n"
+        "output_dir: out\nmax_steps: 2\nper_device_train_batch_size: 8\nnum_generations: 4\n"
+        "max_completion_length: 12\nreport_to: none\nlogging_steps: 1\n",
+        encoding="utf-8",
+    )
+    script = Path(spec.origin).parent / "scripts" / "grpo.py"
+    done = launch(tmp_path, script.read_text(encoding="utf-8"), "--config", "config.yaml")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    assert "sapo_temperature_pos=0.9 is now loss_options['temperature_pos']" in said
+    assert "Training completed" in said
+    (state,) = (tmp_path / "out").glob("checkpoint-2/trainer_state.json")
+    history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+    assert [log["mine/step"] for log in history if "mine/step" in log] == [0.0, 1.0]
+    assert {"rewards/think_format_reward/mean", "rewards/soft_overlong_punishment_reward/mean"} <= set(history[0])

@@ -1,12 +1,13 @@
 """A script that uses what Dunwu lacks is told so before anything is loaded."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 
 from dunwu.errors import ConfigError
 from dunwu.trl.script_check import missing_names, pinned_version, read_script
-from dunwu.trl.supported_names import SUPPORTED, alternative_to
+from dunwu.trl.supported_names import MODULES, SUPPORTED, alternative_to
 
 IMAGES = " is for images, which Dunwu does not support: prompts are text or chat messages"
 
@@ -19,6 +20,8 @@ IMAGES = " is for images, which Dunwu does not support: prompts are text or chat
         ("import trl as t\nt.SFTTrainer\n", ["line 2: trl.SFTTrainer"]),
         ("from trl.trainer.ppo_trainer import PPOTrainer\n", ["line 1: trl.trainer.ppo_trainer"]),
         ("from trl.trainer import RLOOTrainer\n", ["line 1: trl.RLOOTrainer"]),
+        ("from trl.models import create_reference_model\n", ["line 1: trl.create_reference_model"]),
+        ("from trl.chat_template_utils import clone_chat_template\n", ["line 1: trl.clone_chat_template"]),
         ("import trl.extras.vllm_client\n", ["line 1: trl.extras.vllm_client"]),
         (
             "from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration\n",
@@ -52,6 +55,8 @@ def test_what_is_missing_is_named_with_its_line(source: str, said: list[str]) ->
         "from trl.trainer.grpo_trainer import GRPOTrainer\nfrom trl.trainer.utils import get_kbit_device_map\n",
         "import trl\ntrl.GRPOTrainer\nprint(trl.__version__)\n",
         "from trl.scripts.utils import TrlParser, ScriptArguments\n",
+        "from trl.rewards import accuracy_reward\nfrom trl.data_utils import maybe_apply_chat_template\n",
+        "from trl import DatasetMixtureConfig, RichProgressCallback, get_dataset\nimport trl.rewards\n",
         "try:\n    from trl import DPOTrainer\nexcept ImportError:\n    DPOTrainer = None\n",
         "from trlx import PPOTrainer\nself.trl.PPO\n",
         "def late():\n    from trl import KTOTrainer\n",
@@ -86,12 +91,30 @@ def test_what_dunwu_has_or_the_script_may_never_use_is_not_refused(source: str) 
         ("LogCompletionsCallback", "log_completions=True"),
         ("prepare_multimodal_messages", "images are not supported"),
         ("extras.vllm_client", "no server to start"),
-        ("SomethingNew", "which has GRPOConfig, GRPOTrainer"),
+        ("clone_chat_template", "tokenizer.chat_template = other.chat_template"),
+        ("BEMACallback", "weights are not averaged"),
+        ("WeaveCallback", "report_to has wandb"),
+        ("add_response_schema", "GRPOTrainer(environment=…)"),
+        ("create_reference_model", "creates the reference model"),
+        ("SomethingNew", "GRPOConfig, GRPOTrainer and what their scripts import"),
     ],
 )
 def test_each_missing_name_has_something_to_do_instead(name: str, words: str) -> None:
     assert name not in SUPPORTED
     assert words in alternative_to(name)
+
+
+def test_every_public_name_of_trl_is_here_or_has_a_reason_of_its_own() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trl = pytest.importorskip("trl", minversion="1.16.0")
+        from trl import rewards
+    public = {name for name in (*dir(trl), *dir(rewards)) if not name.startswith("_")} - {*MODULES}
+    public -= {module.rpartition(".")[2] for module in MODULES}
+    assert len(public) > 45
+    general = alternative_to("SomethingNew").partition(" is not in Dunwu")[2]
+    unsaid = {name for name in public - {*SUPPORTED} if alternative_to(name).endswith(general)}
+    assert unsaid == set()
 
 
 def test_what_is_not_a_script_is_refused(tmp_path: Path) -> None:

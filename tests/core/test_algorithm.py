@@ -15,6 +15,7 @@ from dunwu.config import PRESETS, GRPOConfig
 from dunwu.core import algorithm, policy_losses
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.core.records import MicroBatch
+from dunwu.errors import ConfigError
 from dunwu.model.loading import load_model
 from dunwu.model.logprobs import forward_logps
 from dunwu.rollout.collect import add_advantages, kl_penalties, subtract_kl_penalty
@@ -48,7 +49,10 @@ def one_token(rho: float, advantage: float, **choices: Any) -> tuple[float, floa
     """Loss of one token, and its derivative with respect to the token's log-probability."""
     logps = torch.tensor([[-1.0]], **F64, requires_grad=True)
     old = logps.detach() - math.log(rho)
-    own = {name: value for name, value in choices.items() if name in ("epsilon_low", "epsilon_high", "delta", "cap")}
+    known = {
+        option for loss in policy_losses.POLICY_LOSSES.values() for option in policy_losses.loss_option_names(loss)
+    }
+    own = {name: value for name, value in choices.items() if name in known}
     rest = {name: value for name, value in choices.items() if name not in own}
     objective = AlgorithmConfig(loss_options=own, **rest)
     loss = algorithm.token_loss(
@@ -75,7 +79,22 @@ def test_a_good_short_and_a_bad_long_answer_give_each_normalisation_its_own_loss
 # One example for all presets. Ratios (1.5 | 1.5, .9, .7), advantages (+1 | −1), policy log-probabilities below.
 POLICY = [[-1.0, 0.0, 0.0], [-0.5, -2.0, -1.0]]
 RATIOS = [[1.5, 1.0, 1.0], [1.5, 0.9, 0.7]]
-_S = (1.5 * 0.9 * 0.7) ** (1 / 3)
+_W = 1.5 * 0.9 * 0.7  # the second sequence's ratio; _S is its mean over tokens
+_S = _W ** (1 / 3)
+
+
+def _gate(rho: float, tau: float) -> float:
+    """SAPO: (4/τ)·σ(τ(ρ − 1))."""
+    return 4 / tau / (1 + math.exp(-tau * (rho - 1)))
+
+
+def _gate_slope(rho: float, tau: float) -> float:
+    """Its derivative with respect to log ρ: 4ρ·σ(1 − σ)."""
+    sigma = 1 / (1 + math.exp(-tau * (rho - 1)))
+    return 4 * rho * sigma * (1 - sigma)
+
+
+_PHI = (1.5**2 * math.exp(3 * (1 - 1.5)), _W**3 * math.exp(2 * (1 - _W)))  # VESPO: w^k · exp(λ(1 − w))
 BY_HAND = {
     "grpo": ((-1.2 + (1.5 + 0.9 + 0.8) / 3) / 2, [[0, 0, 0], [1.5 / 6, 0.9 / 6, 0]]),
     "bnpo": ((-1.2 + 3.2) / 4, [[0, 0, 0], [1.5 / 4, 0.9 / 4, 0]]),
@@ -83,6 +102,13 @@ BY_HAND = {
     "dr_grpo": ((-1.2 + 3.2) / 8, [[0, 0, 0], [1.5 / 8, 0.9 / 8, 0]]),
     "gspo": ((-1.2 + _S) / 2, [[0, 0, 0], [_S / 6, _S / 6, _S / 6]]),
     "cispo": ((1.5 - 0.75 - 1.8 - 0.7) / 4, [[-1.5 / 4, 0, 0], [1.5 / 4, 0.9 / 4, 0.7 / 4]]),
+    "sapo": (
+        (-_gate(1.5, 1.0) + (_gate(1.5, 1.05) + _gate(0.9, 1.05) + _gate(0.7, 1.05)) / 3) / 2,
+        [[-_gate_slope(1.5, 1.0) / 2, 0, 0], [_gate_slope(rho, 1.05) / 6 for rho in (1.5, 0.9, 0.7)]],
+    ),
+    # The first sequence is clipped; the second's three tokens each carry the whole ratio.
+    "luspo": ((-1.2 + 3 * _S) / 2, [[0, 0, 0], [_S / 2, _S / 2, _S / 2]]),
+    "vespo": ((_PHI[0] * 1.0 - _PHI[1] * 3.5) / 4, [[-_PHI[0] / 4, 0, 0], [_PHI[1] / 4] * 3]),
     "reinforce": ((1.0 - 3.5) / 4, [[-1 / 4, 0, 0], [1 / 4, 1 / 4, 1 / 4]]),
 }
 
@@ -102,6 +128,10 @@ def test_every_preset_has_its_loss_and_gradient_worked_out_by_hand(name, tmp_pat
 
 def test_gspo_is_grpo_with_the_ratio_of_sequences(tmp_path):
     assert preset("gspo", tmp_path) == preset("grpo", tmp_path, importance_sampling_level="sequence")
+
+
+def test_luspo_is_gspo_with_every_sequence_weighed_by_its_length(tmp_path):
+    assert preset("luspo", tmp_path) == preset("gspo", tmp_path, loss_aggregation="seq_sum")
 
 
 # -- 2: advantages -------------------------------------------------------------------------------------------------
@@ -208,6 +238,79 @@ def test_cispo_caps_the_ratio_and_never_cuts_a_gradient_off():
 
 def test_reinforce_does_not_look_at_the_ratio():
     assert one_token(9.0, 1.0, policy_loss="logp", importance_sampling_level="none") == pytest.approx((1.0, -1.0))
+
+
+@pytest.mark.parametrize(("advantage", "tau"), [(2.0, 1.3), (-2.0, 0.8), (0.0, 0.8)])
+def test_sapo_takes_the_temperature_of_the_advantages_sign_and_closes_smoothly(advantage, tau):
+    """An advantage of 0 takes the negative temperature, as in the paper; the slope at a ratio of 1 is REINFORCE's."""
+    options = {"policy_loss": "sapo", "temperature_pos": 1.3, "temperature_neg": 0.8}
+    assert one_token(1.7, advantage, **options) == pytest.approx(
+        (-advantage * _gate(1.7, tau), -advantage * _gate_slope(1.7, tau)), abs=1e-14
+    )
+    assert one_token(1.0, advantage, **options)[1] == pytest.approx(-advantage, abs=1e-14)
+    assert abs(one_token(40.0, advantage, **options)[1]) < 1e-8
+
+
+@pytest.mark.parametrize("option", ["temperature_pos", "temperature_neg"])
+def test_sapo_refuses_a_temperature_that_is_not_above_zero(option):
+    with pytest.raises(ConfigError, match="temperatures above 0"):
+        one_token(1.0, 1.0, policy_loss="sapo", **{option: 0.0})
+
+
+@pytest.mark.parametrize(("advantage", "k", "rate"), [(2.0, 1.5, 0.5), (-2.0, 0.7, 2.5)])
+def test_vespo_weighs_by_the_sequences_ratio_and_lets_no_gradient_through_the_weight(advantage, k, rate):
+    """log π is −1: the loss is φ·A, its slope −φ·A. A slope through φ would add A·φ·(k − λw)."""
+    options = {"policy_loss": "vespo", "k_pos": 1.5, "lambda_pos": 0.5, "k_neg": 0.7, "lambda_neg": 2.5}
+    phi = 1.7**k * math.exp(rate * (1 - 1.7))
+    assert one_token(1.7, advantage, **options) == pytest.approx((phi * advantage, -phi * advantage), abs=1e-14)
+    assert one_token(1.0, advantage, **options) == pytest.approx((advantage, -advantage), abs=1e-14)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_vespo_multiplies_the_ratios_of_counted_tokens_whatever_the_level(level):
+    """w = 1.2 · 1.1; what stands in padding, here e^9, is no part of it."""
+    policy = torch.tensor([[-1.0, -2.0, -3.0]], **F64)
+    old = policy - torch.tensor([[math.log(1.2), math.log(1.1), 9.0]], **F64)
+    objective = AlgorithmConfig(policy_loss="vespo", importance_sampling_level=level)
+    mask = torch.tensor([[1.0, 1.0, 0.0]], **F64)
+    found = algorithm.token_loss(objective, policy, torch.tensor([1.0], **F64), mask, old_logps_BC=old)
+    phi = 1.32**2 * math.exp(3 * (1 - 1.32))
+    assert found.loss_BC[0, :2].tolist() == pytest.approx([phi, 2 * phi], rel=1e-12)
+
+
+@pytest.mark.parametrize(("log_ratio", "phi"), [(-60.0, 1e-16 * math.exp(3)), (30.0, 0.0)])
+def test_vespo_of_a_sequence_far_away_stays_finite(log_ratio, phi):
+    """Down to w = 1e-8 (k = 2, λ = 3), and up to where exp(−λw) is nothing."""
+    policy = torch.full((1, 6), -1.0, **F64)
+    found = algorithm.token_loss(
+        AlgorithmConfig(policy_loss="vespo"),
+        policy,
+        torch.tensor([1.0], **F64),
+        torch.ones(1, 6, **F64),
+        old_logps_BC=policy - log_ratio / 6,
+    )
+    assert found.loss_BC[0].tolist() == pytest.approx([phi] * 6, rel=1e-6, abs=1e-300)
+
+
+def test_a_bad_completion_that_the_policy_has_left_is_no_longer_pushed():
+    """Mean falls of log-probability a token: .3, .3, .1 and −.3; only the bad one beyond .2 is left out."""
+    policy = torch.tensor([[-1.3, -1.3, -9.0], [-1.3, -1.3, -9.0], [-1.2, -1.0, -9.0], [-0.7, -0.7, -9.0]], **F64)
+    sampled = torch.tensor([[-1.0, -1.0, 0.0]] * 4, **F64)
+    mask = torch.tensor([[1.0, 1.0, 0.0]] * 4, **F64)
+    advantages = torch.tensor([-1.0, 1.0, -1.0, -1.0], **F64)
+    losses = [
+        algorithm.token_loss(
+            AlgorithmConfig(policy_loss="logp", importance_sampling_level="none", off_policy_threshold=threshold),
+            policy,
+            advantages,
+            mask,
+            sampler_logps_BC=sampled,
+        ).loss_BC[:, :2]
+        for threshold in (0.2, None)
+    ]
+    kept, all_of_them = losses
+    assert kept[0].tolist() == [0.0, 0.0]
+    assert torch.equal(kept[1:], all_of_them[1:]) and not all_of_them[0].eq(0).any()
 
 
 def test_the_sequence_ratio_is_the_mean_over_counted_tokens_only():
@@ -466,8 +569,9 @@ def test_a_hundred_small_steps_move_a_model_saved_in_bfloat16_by_a_hundred_small
 def test_a_masked_row_leaves_every_denominator():
     assert algorithm.loss_denominator([3, 0, 5], "seq_mean", 10) == 2.0
     assert algorithm.loss_denominator([3, 0, 5], "token_mean", 10) == 8.0
+    assert algorithm.loss_denominator([3, 0, 5], "seq_sum", 10) == 2.0
     assert algorithm.loss_denominator([3, 0, 5], "seq_sum_norm", 10) == 20.0
-    for aggregation in ("seq_mean", "token_mean", "seq_sum_norm"):
+    for aggregation in ("seq_mean", "token_mean", "seq_sum", "seq_sum_norm"):
         assert algorithm.loss_denominator([0, 0], aggregation, 10) == 1.0
 
 
@@ -475,6 +579,7 @@ def test_weights_of_a_masked_row_are_zero_and_never_nan():
     mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     assert algorithm.loss_weights(mask, "seq_mean").tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
     assert algorithm.loss_weights(mask, "token_mean").tolist() == mask.tolist()
+    assert algorithm.loss_weights(mask, "seq_sum").tolist() == mask.tolist()
     assert algorithm.loss_weights(mask, "seq_sum_norm").tolist() == mask.tolist()
 
 

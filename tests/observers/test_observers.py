@@ -179,6 +179,7 @@ def test_a_rollout_is_written_with_everything_that_is_known_of_it(tmp_path: Path
         "finish_reason": "stop",
         "reward": -0.5,
         "scores": {"given": -0.5},
+        "extras": {},
         "advantage": -0.5,
     }
 

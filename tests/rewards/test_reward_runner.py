@@ -71,7 +71,7 @@ def test_functions_get_the_columns_that_they_ask_for() -> None:
 
     scores = scored(RewardRunner([everything, one]), answer=["a", "x", "ccc", "x"], prompt=["p"] * 4)
     assert [row[1] for row in scores.values] == [1.0, 0.0, 1.0, 0.0]
-    assert sorted(seen) == ["answer", "completion_ids", "completions", "prompts"]
+    assert sorted(seen) == ["answer", "completion_ids", "completions", "log_extra", "log_metric", "prompts"]
 
 
 def test_names_are_unique_and_come_from_functions_classes_and_partials() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,19 @@ def test_a_table_has_a_row_a_completion_and_at_most_64(tiny: Any) -> None:
     assert len(rows) == 64
     assert rows[1][0] == 7 and rows[1][2:] == ["<b>|\n1", 1.0, None, 1.0, 0.0, "stop"]
     json.dumps(rows)
+
+
+def test_what_rewards_logged_are_columns_of_the_table(tiny: Any) -> None:
+    """After the functions, as in TRL's; a name that is taken is told apart, and a list is text."""
+    group = one_group(tiny, 2)
+    logged = ({"gold": "1/3", "length": 2}, {"gold": ["1", "3"], "parts": 2})
+    rollouts = tuple(replace(r, extras=extras) for r, extras in zip(group.rollouts, logged, strict=True))
+    columns, rows = completion_rows(7, [replace(group, rollouts=rollouts)])
+    assert columns == [
+        *("step", "prompt", "completion", "reward (function)", "length", "gold", "length (logged)", "parts"),
+        *("reward", "advantage", "finish_reason"),
+    ]
+    assert [row[5:8] for row in rows] == [["1/3", 2, None], ["['1', '3']", None, 2]]
 
 
 def test_tables_come_with_the_logged_steps_and_with_every_evaluation(tiny: Any, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 What is compared is TRL's own `GRPOTrainer.compute_loss` on a real trainer. Where ours differs by design, the test
 says so and compares the case that means the same: TRL's bnpo divides by the tokens of a micro-batch (ours by the
-step's), its grpo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out), and its KL
-correction takes the sequence's ratio where the surrogate does (ours always the token's).
+step's), its grpo, sapo, luspo, gspo and dr_grpo count masked completions in the denominator (ours leaves them out),
+and its KL correction takes the sequence's ratio where the surrogate does (ours always the token's).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import torch
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
 from dunwu.core.algorithm import AlgorithmConfig
+from dunwu.core.metrics import logged_metrics
 from dunwu.core.records import MicroBatch, SamplingParams
 from dunwu.engines import TransformersEngine
 from dunwu.model.logprobs import forward_logps, padded
+from dunwu.rewards import RewardRunner
 from dunwu.rollout.collect import add_advantages, collect
 from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 
@@ -171,6 +173,13 @@ def theirs(trainer: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, dict[s
     return float(loss.detach()), {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
 
 
+SAPO = {"loss_options": None, "sapo_temperature_pos": 0.6, "sapo_temperature_neg": 2.0}
+VESPO = {"loss_options": None, "vespo_k_pos": 1.0, "vespo_lambda_pos": 2.0} | {
+    "vespo_k_neg": 0.5,
+    "vespo_lambda_neg": 0.7,
+}
+"""TRL's arguments in place of `loss_options`."""
+
 CASES = [
     ("grpo", {}, {}),
     ("bnpo", {}, {}),
@@ -181,6 +190,13 @@ CASES = [
     ("grpo", {"delta": 1.21}, {}),
     ("cispo", {"epsilon_high": 1.1}, {}),
     ("cispo", {"epsilon_high": 5.0}, {}),
+    ("sapo", {}, {}),
+    ("sapo", {"loss_options": {"temperature_pos": 0.6, "temperature_neg": 2.0}}, SAPO),
+    ("luspo", {"epsilon": 3e-3, "epsilon_high": 4e-3}, {"importance_sampling_level": "sequence"}),
+    ("luspo", {"importance_sampling_level": "token"}, {}),
+    ("vespo", {}, {}),
+    ("vespo", {"loss_options": {"k_pos": 1.0, "lambda_pos": 2.0, "k_neg": 0.5, "lambda_neg": 0.7}}, VESPO),
+    ("dapo", {"off_policy_mask_threshold": 1e-3}, {}),
     ("gspo", {}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
     ("gspo", {"epsilon": 3e-3, "epsilon_high": 4e-3}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
 ]
@@ -188,6 +204,10 @@ CASES = [
 
 def named(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
     return "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items())])
+
+
+def takes_the_ratio_of_sequences(case: tuple[str, dict[str, Any], dict[str, Any]]) -> bool:
+    return case[2].get("importance_sampling_level") == "sequence"
 
 
 KLS = {
@@ -200,35 +220,42 @@ KLS = {
 @pytest.mark.parametrize("with_old", [False, True], ids=["first-update", "later-update"])
 @pytest.mark.parametrize(
     ("case", "kl"),
-    [(case, kl) for case in CASES for kl in KLS if (case[0], kl) != ("gspo", "kl-corrected")],
+    [(case, kl) for case in CASES for kl in KLS if not (takes_the_ratio_of_sequences(case) and kl == "kl-corrected")],
     ids=lambda part: part if isinstance(part, str) else named(part),
 )
 def test_loss_and_gradient_are_those_of_trl(scene, tiny, their_trainer, tmp_path, case, kl, with_old):
     """bnpo and the sequence means agree because the batch is one micro-batch with nothing masked.
 
-    gspo with a corrected KL is left out: TRL multiplies each token's KL by the sequence's ratio, ours by the token's
-    own (DeepSeek-V3.2 derives it for tokens), and their gradients differ from the first update on.
+    gspo and luspo with a corrected KL are left out: TRL multiplies each token's KL by the sequence's ratio, ours by
+    the token's own (DeepSeek-V3.2 derives it for tokens), and their gradients differ from the first update on.
     """
     name, options, instead = case
     kl = KLS[kl]
     loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=with_old, loss_type=name, **options, **kl)
-    trainer = their_trainer(**({"loss_type": name} | options | kl | instead))
+    given = {"loss_type": name} | options | kl | instead
+    trainer = their_trainer(**{name: value for name, value in given.items() if name != "loss_options"})
     expected, slopes = theirs(trainer, their_inputs(scene, batch, lengths, with_old=with_old))
     assert loss == pytest.approx(expected, abs=2e-6)
     assert tiny.far(slopes, gradients) < 1e-5
     assert any(slope.abs().max() > 1e-3 for slope in slopes.values())
 
 
+def test_the_off_policy_threshold_of_the_comparison_leaves_some_completions_out(scene, tmp_path):
+    whole, _, _, _ = ours(scene, tmp_path, with_old=True, loss_type="dapo")
+    part, _, _, _ = ours(scene, tmp_path, with_old=True, loss_type="dapo", off_policy_mask_threshold=1e-3)
+    assert part != pytest.approx(whole, abs=1e-4)
+
+
 @pytest.mark.parametrize("kl", [{}, {"beta": 0.3, "use_bias_correction_kl": True}], ids=["no-kl", "kl-corrected"])
-@pytest.mark.parametrize("name", ["dapo", "bnpo", "cispo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("name", ["dapo", "bnpo", "cispo", "vespo", "grpo", "sapo", "dr_grpo"])
 def test_masked_truncated_completions_are_those_of_trl(scene, tiny, their_trainer, tmp_path, name, kl):
-    """TRL's grpo and dr_grpo divide by all completions, the masked ones too; ours by those that count."""
+    """TRL's grpo, sapo and dr_grpo divide by all completions, the masked ones too; ours by those that count."""
     more = {"epsilon_high": 5.0} if name == "cispo" else {"scale_rewards": "none"} if name == "dr_grpo" else {}
     options = {"loss_type": name, **more, **kl}
     loss, gradients, batch, lengths = ours(scene, tmp_path, with_old=True, redact=True, **options)
     assert 0 < lengths.count(0) < 12
     expected, slopes = theirs(their_trainer(**options), their_inputs(scene, batch, lengths, with_old=True))
-    design = 12 / (12 - lengths.count(0)) if name in ("grpo", "dr_grpo") else 1.0
+    design = 12 / (12 - lengths.count(0)) if name in ("grpo", "sapo", "dr_grpo") else 1.0
     assert loss == pytest.approx(expected * design, abs=2e-6)
     assert tiny.far({n: slope * design for n, slope in slopes.items()}, gradients) < 1e-5
 
@@ -264,6 +291,45 @@ def test_advantages_of_the_same_rewards_are_those_of_trl(scene, their_trainer, s
     rewards = torch.tensor([float("nan") if r is None else r for r in flat], dtype=torch.float64).view(2, 6)
     found = algorithm.advantages(rewards, scale=scale).flatten()
     torch.testing.assert_close(found.float(), output["advantages"], atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_reward_function_logs_is_what_trl_keeps_of_it(scene, their_trainer):
+    """TRL's own step with two functions: the arguments they get, the metrics, and the columns."""
+    seen: list[set[str]] = []
+
+    def logs(completions, log_metric, log_extra, trainer_state, **columns):
+        seen.append({"log_metric", "log_extra", "trainer_state", "completions", *columns})
+        log_metric("length", sum(map(len, completions)) / len(completions))
+        log_metric("step", trainer_state.global_step)
+        log_extra("upper", [text.upper() for text in completions])
+        return [1.0] * len(completions)
+
+    def later(completions, log_metric, log_extra, **_):
+        log_metric("length", 0.0)
+        for i, _ in enumerate(completions):
+            log_extra("index", [i])
+        return [2.0] * len(completions)
+
+    trainer = their_trainer()
+    trainer.reward_funcs, trainer.reward_func_names = [logs, later], ["logs", "later"]
+    trainer.reward_processing_classes, trainer.reward_weights = [None, None], torch.ones(2)
+    trainer.state.global_step = 3
+    trainer._generate_and_score_completions([{"prompt": p, "n": 1} for p in ["a"] * 6 + ["b"] * 6])
+    completions = list(trainer._logs["completion"])
+    runner = RewardRunner([logs, later])
+    runner.trainer_state = lambda: trainer.state
+    scores = runner.score(
+        prompts=list(trainer._logs["prompt"]),
+        completions=completions,
+        completion_ids=[[1]] * 12,
+        columns={"n": [1] * 12},
+    )
+    assert seen[0] == seen[1]
+    expected = {name: value for name in ("length", "step") for value in trainer._metrics["train"][name]}
+    assert logged_metrics([scores.metrics]) == pytest.approx(expected, rel=1e-6)
+    assert {name: list(values) for name, values in scores.extras.items()} == {
+        name: list(values) for name, values in trainer._logs["extra"].items()
+    }
 
 
 class Replay:

@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from dunwu._utils.distributed import ParallelContext
+from dunwu.config import PRESETS
 from dunwu.core.records import SamplingParams
 from dunwu.engines import TransformersEngine
 from dunwu.errors import NonFiniteError
@@ -194,7 +195,7 @@ def test_a_log_of_several_steps_has_their_means(make_trainer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "reinforce"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_learns(tiny, make_trainer, name):
     """The sign of one factor wrong, and the share falls or stays."""
     trainer = make_trainer(

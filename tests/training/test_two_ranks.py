@@ -17,7 +17,10 @@ from dunwu.rollout.collector import warn_if_ranks_differ
 
 torch.set_num_threads(1)
 
-def shorter(completions, **columns):
+def shorter(completions, log_metric, log_extra, trainer_state, **columns):
+    log_metric("mine/characters", sum(map(len, completions)) / len(completions))
+    log_metric("mine/step", trainer_state.global_step)
+    log_extra("text", completions)
     return [-float(len(text)) for text in completions]
 
 rows = [{"prompt": f"{n} 3 4 = {n + 7}"} for n in range(1, 13)]
@@ -30,6 +33,8 @@ class Seen:
     rows = []
     def on_step(self, step):
         self.rows.append(sorted(group.prompt.row_index for group in step.groups))
+        for rollout in (rollout for group in step.groups for rollout in group.rollouts):
+            assert rollout.extras == {"text": rollout.completion.text}, rollout
 
 observers = [Seen()] if config.process_index == 0 else []  # one rank that listens is enough
 trainer = GRPOTrainer(embedded_model_path(), shorter, config, rows, observers=observers)
@@ -78,6 +83,7 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path, options: tuple[str
     assert (one["world"], two["world"]) == (1, 2)
     assert two["wrapper"] == "DistributedDataParallel"
     assert two["rows"] == one["rows"], "observers hear of every rank's groups"
+    assert [log["mine/step"] for log in one["logs"]] == [0, 1, 2]  # type: ignore[attr-defined]
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-5)
     for alone, together in zip(one["logs"], two["logs"], strict=True):  # type: ignore[call-overload]
         assert together == pytest.approx(alone, rel=1e-3, abs=1e-5)

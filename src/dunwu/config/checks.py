@@ -76,7 +76,20 @@ def check_ranges(config: GRPOConfig) -> None:
 def check_combinations(config: GRPOConfig) -> None:
     """Warn of options that do nothing, or something else than they seem to, with the others."""
     algorithm = config.algorithm()
-    if algorithm.importance_sampling_level == "sequence" and algorithm.loss_aggregation != "seq_mean":
+    if config.loss_type == "vespo" and algorithm.importance_sampling_level != "token":
+        get_logger().warning(
+            f"importance_sampling_level={config.importance_sampling_level!r} does nothing with loss_type='vespo', "
+            "which takes the whole sequence's ratio by itself"
+        )
+    elif config.loss_type == "luspo" and algorithm.importance_sampling_level != "sequence":
+        get_logger().warning(
+            f"LUSPO takes one ratio a sequence, and importance_sampling_level is "
+            f"{config.importance_sampling_level!r}: leave it out, or set 'sequence'"
+        )
+    elif algorithm.importance_sampling_level == "sequence" and algorithm.loss_aggregation not in (
+        "seq_mean",
+        "seq_sum",
+    ):
         get_logger().warning(
             f"importance_sampling_level='sequence' with loss_type={config.loss_type!r}, which adds up tokens: a "
             "sequence then weighs by its length. GSPO averages each sequence: loss_type='gspo', or "
@@ -156,6 +169,10 @@ def _loss_rules(config: GRPOConfig) -> dict[str, tuple[bool, str]]:
         ),
         "beta": (config.beta >= 0, "0 or more"),
         "importance_cap": (config.importance_cap >= 1, "at least 1"),
+        "off_policy_mask_threshold": (
+            config.off_policy_mask_threshold is None or config.off_policy_mask_threshold > 0,
+            "above 0, or None; DeepSeek-V3.2 has a small positive number",
+        ),
         "ref_model_mixup_alpha": (0 <= config.ref_model_mixup_alpha <= 1, "between 0 and 1"),
         "ref_model_sync_steps": (config.ref_model_sync_steps >= 1, "at least 1"),
     }

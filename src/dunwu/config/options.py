@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 import torch
 from transformers import TrainingArguments
 
+from dunwu._utils.known_arguments import known_fields
 from dunwu._utils.logging import get_logger
 from dunwu._utils.secrets import reject_secrets
 from dunwu._utils.suggest import did_you_mean
 from dunwu.config.checks import check_choices, check_combinations, check_optimizer, check_ranges
+from dunwu.config.foreign_options import FOREIGN_OPTIONS
 from dunwu.config.presets import PRESETS
 from dunwu.core.algorithm import AlgorithmConfig
 from dunwu.errors import ConfigError
@@ -45,6 +47,7 @@ def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
+@known_fields(FOREIGN_OPTIONS)
 @dataclass
 class GRPOConfig(TrainingArguments):
     """Options of a GRPO run. Everything of `transformers.TrainingArguments` works too.
@@ -118,10 +121,12 @@ class GRPOConfig(TrainingArguments):
 
     # Algorithm
     loss_type: str = _option(
-        "dapo", "Preset: grpo, bnpo, dr_grpo, dapo, gspo, cispo, reinforce; or a loss package.module:function."
+        "dapo",
+        "Preset: grpo, bnpo, dr_grpo, dapo, gspo, cispo, sapo, luspo, vespo, reinforce; or a loss "
+        "package.module:function.",
     )
     loss_options: OptionsDict = _option(None, "The policy loss's own options, over those below.")
-    loss_aggregation: Literal["seq_mean", "token_mean", "seq_sum_norm"] | None = _option(
+    loss_aggregation: Literal["seq_mean", "token_mean", "seq_sum", "seq_sum_norm"] | None = _option(
         None, "How token losses become one number; None: the preset's."
     )
     scale_rewards: str | bool | None = _option(None, "Divide advantages by the std of the group, the batch, or none.")
@@ -139,6 +144,9 @@ class GRPOConfig(TrainingArguments):
         "none", "Weigh or mask tokens whose sampler's distribution is not the policy's (another dtype or server)."
     )
     importance_cap: float = _option(2.0, "Largest such weight, or largest mismatch that is trained on.")
+    off_policy_mask_threshold: float | None = _option(
+        None, "Leave out bad completions whose log-probability a token fell by more than this; None: none."
+    )
 
     # KL and the reference model
     beta: float = _option(0.0, "KL coefficient; 0: no reference model.")
@@ -192,6 +200,7 @@ class GRPOConfig(TrainingArguments):
             kl_importance_weighted=self.use_bias_correction_kl,
             importance_correction=self.importance_correction,
             importance_cap=self.importance_cap,
+            off_policy_threshold=self.off_policy_mask_threshold,
         )
 
     def _loss_options(self, policy_loss: str) -> dict[str, Any]:

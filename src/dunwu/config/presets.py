@@ -45,6 +45,25 @@ PRESETS: Final[Mapping[str, Mapping[str, str | float]]] = {
         "policy_loss": "cispo",
         "loss_aggregation": "token_mean",
     },
+    "sapo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "policy_loss": "sapo",
+        "loss_aggregation": "seq_mean",
+    },
+    # As its paper has it; TRL leaves the level at "token", with a warning.
+    "luspo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "sequence",
+        "policy_loss": "clip",
+        "loss_aggregation": "seq_sum",
+    },
+    "vespo": {
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "policy_loss": "vespo",
+        "loss_aggregation": "token_mean",
+    },
     "reinforce": {
         "scale_rewards": "none",
         "importance_sampling_level": "none",

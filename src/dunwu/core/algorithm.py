@@ -40,6 +40,7 @@ __all__ = [
     "loss_denominator",
     "loss_metric_sums",
     "loss_weights",
+    "off_policy_mask",
     "token_entropy",
     "token_logps",
     "token_loss",
@@ -51,7 +52,7 @@ STD_EPS = 1e-4
 RewardScale: TypeAlias = Literal["group", "batch", "none"]
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
 RatioLevel: TypeAlias = Literal["token", "sequence", "none"]
-LossAggregation: TypeAlias = Literal["seq_mean", "token_mean", "seq_sum_norm"]
+LossAggregation: TypeAlias = Literal["seq_mean", "token_mean", "seq_sum", "seq_sum_norm"]
 KlEstimator: TypeAlias = Literal["k1", "k2", "k3"]
 KlPlace: TypeAlias = Literal["loss", "reward"]
 ImportanceCorrection: TypeAlias = Literal["none", "truncate", "mask"]
@@ -91,6 +92,9 @@ class AlgorithmConfig:
     a weight π / π_sampler of at most `importance_cap` a token, or no loss for tokens beyond the cap either way."""
     importance_cap: float = 2.0
     """Largest weight of a token, or largest mismatch that is trained on."""
+    off_policy_threshold: float | None = None
+    """Completions with a negative advantage that drifted further than this from the policy are left out of the
+    surrogate (see `off_policy_mask`); None: none is."""
 
     @property
     def can_skip_zero_advantage(self) -> bool:
@@ -223,9 +227,7 @@ def token_loss(
         entropy_BC=entropy_BC,
     )
     result = bind_policy_loss(algorithm.policy_loss, algorithm.loss_options)(inputs)
-    loss_BC = result.loss_BC
-    if algorithm.importance_correction != "none" and sampler_logps_BC is not None:
-        loss_BC = loss_BC * importance_weights(algorithm, old_BC, sampler_logps_BC)
+    loss_BC = _without_what_is_off_policy(algorithm, result.loss_BC, inputs)
     kl_BC = _maybe_kl(algorithm, policy_logps_BC, reference_logps_BC)
     if kl_BC is not None:
         loss_BC = loss_BC + _kl_loss(algorithm, kl_BC, policy_logps_BC - old_BC)
@@ -252,11 +254,33 @@ def importance_weights(algorithm: AlgorithmConfig, old_logps_BC: Tensor, sampler
     return inside_BC.to(weight_BC.dtype)
 
 
+def _without_what_is_off_policy(algorithm: AlgorithmConfig, loss_BC: Tensor, x: LossInputs) -> Tensor:
+    """The loss of the surrogate, weighed or masked where the sampler and the policy are not one."""
+    if algorithm.importance_correction != "none" and x.sampler_logps_BC is not None:
+        loss_BC = loss_BC * importance_weights(algorithm, x.old_logps_BC, x.sampler_logps_BC)
+    if algorithm.off_policy_threshold is None:
+        return loss_BC
+    sampled_BC = x.old_logps_BC if x.sampler_logps_BC is None else x.sampler_logps_BC
+    return loss_BC * off_policy_mask(x, sampled_BC, algorithm.off_policy_threshold)
+
+
+def off_policy_mask(x: LossInputs, sampled_logps_BC: Tensor, threshold: float) -> Tensor:
+    """1 for completions that are trained on, 0 for those that are not, (B, 1), no gradient.
+
+    Left out are completions with A < 0 whose log-probability a token, in the mean, has fallen by more than
+    `threshold` since they were sampled: the policy has left them already, and pushing on destabilises it
+    (DeepSeek-V3.2, arXiv 2512.02556, eq. 9).
+    """
+    drift_BC = torch.where(x.mask_BC > 0, sampled_logps_BC - x.policy_logps_BC.detach(), 0.0)
+    mean_B1 = drift_BC.sum(-1, keepdim=True) / x.mask_BC.sum(-1, keepdim=True).clamp(min=1.0)
+    return ((x.advantages_B1 >= 0) | (mean_B1 <= threshold)).to(x.mask_BC.dtype)
+
+
 def loss_weights(mask_BC: Tensor, loss_aggregation: LossAggregation) -> Tensor:
     """Weight of each token's loss, (B, C).
 
-    `seq_mean`: mask / length, every completion counts the same (GRPO, arXiv 2402.03300). `token_mean` and
-    `seq_sum_norm`: mask, every token counts the same (DAPO, Dr. GRPO).
+    `seq_mean`: mask / length, every completion counts the same (GRPO, arXiv 2402.03300). `token_mean`, `seq_sum` and
+    `seq_sum_norm`: mask, every token counts the same (DAPO, LUSPO, Dr. GRPO).
     """
     if loss_aggregation != "seq_mean":
         return mask_BC
@@ -268,12 +292,14 @@ def loss_denominator(lengths: list[int], loss_aggregation: LossAggregation, max_
 
     `lengths` are the counted tokens of every completion of the step on all ranks; a masked completion (0 tokens) is
     left out, as if it had not been sampled. `seq_mean`: number of completions. `token_mean`: number of tokens.
+    `seq_sum`: number of completions, so that a sequence weighs by its length (LUSPO, arXiv 2602.05261).
     `seq_sum_norm`: completions × max_completion_length (Dr. GRPO, arXiv 2503.20783). Never below 1: a step in which
     all is masked has loss 0.
     """
     counted = [length for length in lengths if length > 0]
     totals = {
         "seq_mean": len(counted),
+        "seq_sum": len(counted),
         "token_mean": sum(counted),
         "seq_sum_norm": len(counted) * max_completion_length,
     }

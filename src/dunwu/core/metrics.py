@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from dunwu.core.records import Group
 
-__all__ = ["MetricsBuffer", "RolloutStats", "rollout_metrics", "rollout_row", "rollout_stats"]
+__all__ = ["MetricsBuffer", "RolloutStats", "logged_metrics", "rollout_metrics", "rollout_row", "rollout_stats"]
+
+_TAKEN: Final = {"loss", "grad_norm", "learning_rate", "epoch", "step_time", "kl", "entropy"}
+_TAKEN_FOLDERS: Final = ("clip_ratio/", "importance_ratio/", "sampling/", "time/")
+"""What the trainer logs itself, beside the metrics of `rollout_metrics`."""
 
 
 class MetricsBuffer:
@@ -129,12 +133,34 @@ def rollout_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
     return metrics
 
 
+def logged_metrics(
+    everyone: Iterable[Mapping[str, Sequence[float]]], known: Collection[str] = ()
+) -> dict[str, float]:
+    """Mean of what reward functions logged under each name (`log_metric`), from the values of all ranks.
+
+    One that has the name of a metric of the run (`known`, or the trainer's own) is called `logged/NAME`. Without a
+    finite mean, a name is left out.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for rank in everyone:
+        for name, values in rank.items():
+            found[name] += values
+    means = {name: statistics.fmean(values) for name, values in found.items() if values}
+    return {_unlike_ours(name, known): mean for name, mean in sorted(means.items()) if math.isfinite(mean)}
+
+
+def _unlike_ours(name: str, known: Collection[str]) -> str:
+    is_taken = name in known or name in _TAKEN or name.startswith(_TAKEN_FOLDERS)
+    return f"logged/{name}" if is_taken else name
+
+
 def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
     """One rollout as a flat record: the one schema of logs, trackers' tables and dumps.
 
     Example: `list(rollout_row(3, group, 0))` is `["step", "row", "sample", "prompt", "completion", "messages",
-    "tokens", "finish_reason", "reward", "scores", "advantage"]`; `scores` is a function's name to its value, and
-    `messages` holds the turns of a conversation, the environment's included (None: one turn).
+    "tokens", "finish_reason", "reward", "scores", "extras", "advantage"]`; `scores` is a function's name to its
+    value, `extras` a column to what a reward function logged of this completion (`log_extra`), and `messages` holds
+    the turns of a conversation, the environment's included (None: one turn).
     """
     rollout = group.rollouts[sample]
     return {
@@ -148,5 +174,6 @@ def rollout_row(step: int, group: Group, sample: int) -> dict[str, Any]:
         "finish_reason": rollout.completion.finish_reason,
         "reward": rollout.reward,
         "scores": dict(rollout.scores),
+        "extras": dict(rollout.extras),
         "advantage": rollout.advantage,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,8 @@ __all__ = [
     "find_policy_loss",
     "logp_loss",
     "loss_option_names",
+    "sapo_loss",
+    "vespo_loss",
 ]
 
 
@@ -100,10 +103,57 @@ def logp_loss(x: LossInputs, /) -> LossOutputs:
     return LossOutputs(loss_BC=-x.advantages_B1 * x.policy_logps_BC)
 
 
+def sapo_loss(x: LossInputs, /, *, temperature_pos: float = 1.0, temperature_neg: float = 1.05) -> LossOutputs:
+    """−(4/τ)·σ(τ(ρ − 1))·A, with τ of its own for A > 0 and for A ≤ 0: a gate that closes smoothly instead of a clip.
+
+    SAPO, arXiv 2511.20347, eq. 5 and 6. Its slope at ρ = 1 is −A, as without a gate; far from 1 it goes to 0.
+
+    Raises:
+        ConfigError: for a temperature that is not above 0.
+    """
+    if min(temperature_pos, temperature_neg) <= 0:
+        raise ConfigError(
+            f"sapo needs temperatures above 0, got temperature_pos={temperature_pos!r} and "
+            f"temperature_neg={temperature_neg!r}; the paper has 1.0 and 1.05"
+        )
+    tau_B1 = _where(x.advantages_B1 > 0, temperature_pos, temperature_neg, like=x.advantages_B1)
+    gate_BC = torch.sigmoid(tau_B1 * (x.ratio_BC - 1)) * 4 / tau_B1
+    return LossOutputs(loss_BC=-gate_BC * x.advantages_B1)
+
+
+def vespo_loss(
+    x: LossInputs,
+    /,
+    *,
+    k_pos: float = 2.0,
+    lambda_pos: float = 3.0,
+    k_neg: float = 3.0,
+    lambda_neg: float = 2.0,
+) -> LossOutputs:
+    """−φ(w)·A·log π with φ(w) = w^k · exp(λ(1 − w)) constant, w the whole sequence's ratio; k, λ by the sign of A.
+
+    VESPO, arXiv 2602.10693. φ(1) = 1; sequences far from the policy that sampled them, on either side, weigh little.
+    w is the product over the trained tokens, whatever `importance_sampling_level` says, and kept above 1e-8, as in
+    the authors' code.
+    """
+    with torch.no_grad():
+        log_ratio_BC = (x.policy_logps_BC - x.old_logps_BC).clamp(-20.0, 20.0)
+        # `where`, not a product: what stands in padding may be anything.
+        log_w_B1 = torch.where(x.mask_BC > 0, log_ratio_BC, 0.0).sum(-1, keepdim=True).clamp(math.log(1e-8), 20.0)
+        is_good_B1 = x.advantages_B1 >= 0
+        k_B1 = _where(is_good_B1, k_pos, k_neg, like=x.advantages_B1)
+        lambda_B1 = _where(is_good_B1, lambda_pos, lambda_neg, like=x.advantages_B1).clamp(min=1e-4)
+        phi_B1 = (lambda_B1 + k_B1 * log_w_B1 - lambda_B1 * log_w_B1.exp()).exp()
+        phi_B1 = phi_B1.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return LossOutputs(loss_BC=-phi_B1 * x.advantages_B1 * x.policy_logps_BC)
+
+
 POLICY_LOSSES: Final[dict[str, Callable[..., LossOutputs]]] = {
     "clip": clip_loss,
     "cispo": cispo_loss,
     "logp": logp_loss,
+    "sapo": sapo_loss,
+    "vespo": vespo_loss,
 }
 """Name to policy loss. Yours is named `package.module:function` and needs no entry here."""
 
@@ -168,3 +218,8 @@ def clipped_surrogate(
     """
     unclipped_BC = ratio_BC if delta is None else ratio_BC.clamp(max=delta)
     return -torch.min(unclipped_BC * advantages_B1, ratio_BC.clamp(1 - low, 1 + high) * advantages_B1)
+
+
+def _where(condition: Tensor, yes: float, no: float, *, like: Tensor) -> Tensor:
+    """`torch.where` of two numbers, in the precision of `like` (it would be float32)."""
+    return torch.where(condition, torch.full_like(like, yes), torch.full_like(like, no))

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Environment", "Observer", "PolicyLoss", "RewardFunction", "Scorer", "Task"]
 
 RewardFunction: TypeAlias = Callable[..., Any]
-"""Called with keyword arguments `prompts`, `completions`, `completion_ids` and every dataset column; returns one
-float or None a completion (None: this function does not apply to this row). May be `async`.
-Caller: `rewards.RewardRunner`."""
+"""Called with keyword arguments `prompts`, `completions`, `completion_ids` and every dataset column, and, where it
+takes them, `log_metric(name, value)`, `log_extra(column, values)` and `trainer_state`; returns one float or None a
+completion (None: this function does not apply to this row). May be `async`. Caller: `rewards.RewardRunner`."""
 
 
 @runtime_checkable
@@ -148,6 +148,9 @@ class Observer:
 
 class Scorer(Protocol):
     """What `rollout.collect` needs of the rewards; `dunwu.rewards.RewardRunner` is one."""
+
+    trainer_state: Callable[[], object] | None
+    """Gives transformers' `TrainerState` to functions that take it; the trainer sets it, None outside of a run."""
 
     @property
     def names(self) -> tuple[str, ...]:

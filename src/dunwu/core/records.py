@@ -162,6 +162,8 @@ class Rollout:
     """Reward function name to its value, before weights."""
     advantage: float = 0.0
     """How much better than its group; filled by `algorithm.advantages`."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """Column to what a reward function logged of it (`log_extra`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,3 +338,7 @@ class RewardScores:
     """One tuple a completion, in the order of `names`."""
     failures: tuple[RewardFailure, ...] = ()
     """What went wrong; a row named here has None, never a silent 0."""
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Name to what functions logged under it (`log_metric`), to be averaged."""
+    extras: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Column to one value a completion, logged by functions (`log_extra`)."""

@@ -9,19 +9,55 @@ import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from dunwu.core.protocols import RewardFunction
 from dunwu.errors import ConfigError, RewardFailure
+from dunwu.rewards.call_log import CallLog
 from dunwu.rewards.time_limit import TimedOut, TimeLimit
 
-__all__ = ["BoundReward", "call_async_together", "call_with_timeout"]
+__all__ = ["Answer", "BoundReward", "Call", "call_async_together", "call_with_timeout"]
 
 Rows: TypeAlias = Mapping[str, Sequence[object]]
 """Argument name to one value a completion."""
 
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
+
+_PROTOCOL = frozenset({"log_metric", "log_extra", "trainer_state"})
+"""Arguments that are the run's and no column: TRL 1.16's names and meanings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The arguments of one call, whole or cut to one row.
+
+    Example: `Call(size=1, rows={"prompts": ["2+2"], "completions": ["4"], "completion_ids": [[7]]})`
+    """
+
+    size: int
+    """Number of completions."""
+    rows: Rows
+    """Argument name to one value a completion."""
+    trainer_state: object = None
+    """transformers' `TrainerState` of the run; None outside of one."""
+
+    def row(self, index: int) -> Call:
+        """The same call with one row only."""
+        return replace(self, size=1, rows={name: [values[index]] for name, values in self.rows.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one call came to.
+
+    Example: `Answer(returned=[1.0, 0.0])`
+    """
+
+    returned: object
+    """What the function returned, or the `RewardFailure` in its place."""
+    log: CallLog = field(default_factory=CallLog)
+    """What it logged; empty where the call failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,43 +99,55 @@ class BoundReward:
 
     def check(self, columns: Mapping[str, object]) -> None:
         """Raise `ConfigError` where an argument that the function requires is missing."""
-        missing = sorted(self.requires - columns.keys())
+        missing = sorted(self.requires - columns.keys() - _PROTOCOL)
         if missing:
             raise ConfigError(
                 f"reward function {self.name!r} needs {missing}; there are {sorted(columns)}. "
                 f"Give the dataset such a column, or the argument a default"
             )
 
-    def __call__(self, rows: Rows) -> object:
+    def __call__(self, call: Call, log: CallLog) -> object:
         """Call the function with copies of what it takes: it can change neither the dataset nor its siblings."""
-        accepted = {k: v for k, v in rows.items() if self.accepts is None or k in self.accepts}
-        return self.function(**{name: [_copied(value) for value in values] for name, values in accepted.items()})
+        columns = {n: values for n, values in call.rows.items() if n not in _PROTOCOL and self._takes(n)}
+        given: dict[str, object] = {name: [_copied(value) for value in values] for name, values in columns.items()}
+        return self.function(**given, **self._of_the_run(call, log))
+
+    def _of_the_run(self, call: Call, log: CallLog) -> dict[str, object]:
+        offered = {"log_metric": log.log_metric, "log_extra": log.log_extra, "trainer_state": call.trainer_state}
+        if call.trainer_state is None:  # outside of a run: the function's default, or a state of step 0
+            del offered["trainer_state"]
+            offered |= {"trainer_state": _fresh_state()} if "trainer_state" in self.requires else {}
+        return {name: value for name, value in offered.items() if self._takes(name)}
+
+    def _takes(self, name: str) -> bool:
+        return self.accepts is None or name in self.accepts
 
 
-def call_with_timeout(reward: BoundReward, rows: Rows, limit: TimeLimit, row: int | None = None) -> object:
-    """What the function returns, or a `RewardFailure`; `row` is its index where `rows` has one row, for messages."""
+def call_with_timeout(reward: BoundReward, call: Call, limit: TimeLimit, row: int | None = None) -> Answer:
+    """The function's answer, or a `RewardFailure`; `row` is its index where `call` has one row, for messages."""
+    log = CallLog()  # of this call alone: what an interrupted one has logged, or still logs, goes with it
 
     def work() -> object:
-        returned = reward(rows)
+        returned = reward(call, log)
         return _completed(returned) if inspect.isawaitable(returned) else returned
 
     try:
-        return limit.run(work, _label(reward.name, row))
+        return Answer(returned=limit.run(work, _label(reward.name, row)), log=log)
     except TimedOut:
-        return _timed_out(reward, limit)
+        return Answer(returned=_timed_out(reward, limit))
     except Exception as error:  # whatever a user's function raises is to be named with its row, not to pass for ours
-        return _raised(reward, error)
+        return Answer(returned=_raised(reward, error))
 
 
-def call_async_together(rewards: Sequence[BoundReward], rows: Rows, limit: TimeLimit) -> dict[str, object]:
-    """What each async function returns, or a `RewardFailure`, by name; all of them run at the same time in one loop.
+def call_async_together(rewards: Sequence[BoundReward], call: Call, limit: TimeLimit) -> dict[str, Answer]:
+    """The answer of each async function, or a `RewardFailure`, by name; all of them run at the same time in one loop.
 
     One that blocks the loop (sync work inside `async def`) delays the others: those left are called one by one.
     """
-    results = dict[str, object]()
+    results = dict[str, Answer]()
 
     async def one(reward: BoundReward) -> None:
-        results[reward.name] = await _call_async(reward, rows, limit)
+        results[reward.name] = await _call_async(reward, call, limit)
 
     async def everyone() -> None:
         await asyncio.gather(*map(one, rewards))
@@ -111,17 +159,17 @@ def call_async_together(rewards: Sequence[BoundReward], rows: Rows, limit: TimeL
             replace(limit, seconds=later).run(lambda: _completed(everyone()), names)
         except TimedOut:
             done = dict(results)  # a thread left behind may still write into the other one
-            return done | {r.name: call_with_timeout(r, rows, limit) for r in rewards if r.name not in done}
+            return done | {r.name: call_with_timeout(r, call, limit) for r in rewards if r.name not in done}
     return results
 
 
-async def _call_async(reward: BoundReward, rows: Rows, limit: TimeLimit) -> object:
-    timeout = asyncio.timeout(limit.seconds)
+async def _call_async(reward: BoundReward, call: Call, limit: TimeLimit) -> Answer:
+    timeout, log = asyncio.timeout(limit.seconds), CallLog()
     try:
         async with timeout:
-            return await _awaited(reward(rows))
+            return Answer(returned=await _awaited(reward(call, log)), log=log)
     except Exception as error:  # as in `call_with_timeout`
-        return _timed_out(reward, limit) if timeout.expired() else _raised(reward, error)
+        return Answer(returned=_timed_out(reward, limit) if timeout.expired() else _raised(reward, error))
 
 
 def _completed(awaitable: object) -> object:
@@ -177,6 +225,12 @@ def _timed_out(reward: BoundReward, limit: TimeLimit) -> RewardFailure:
 def _raised(reward: BoundReward, error: Exception) -> RewardFailure:
     detail = f"{type(error).__name__}: {error}"
     return RewardFailure(function=reward.name, row=None, kind="exception", detail=detail, cause=error)
+
+
+def _fresh_state() -> object:
+    from transformers import TrainerState
+
+    return TrainerState()
 
 
 def _copied(value: object) -> object:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import RewardFunction
 from dunwu.core.records import RewardScores
 from dunwu.errors import ConfigError, DataError, RewardError, RewardFailure, RewardFailureKind
-from dunwu.rewards.calling import BoundReward, Rows, call_async_together, call_with_timeout
+from dunwu.rewards.call_log import CallLog, merge_extras, merge_metrics, merge_rows
+from dunwu.rewards.calling import Answer, BoundReward, Call, call_async_together, call_with_timeout
 from dunwu.rewards.formats import Completion, completion_text
 from dunwu.rewards.time_limit import TimeLimit
 
@@ -43,20 +44,18 @@ _ADVICE: dict[RewardFailureKind, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """The arguments of one call, whole or cut to one row.
+class _Column:
+    """What one function made of a batch.
 
-    Example: `_Call(size=1, rows={"prompts": ["2+2"], "completions": ["4"], "completion_ids": [[7]]})`
+    Example: `_Column(values=[1.0, None], failures=[], log=CallLog(metrics={"accuracy": [1.0]}))`
     """
 
-    size: int
-    """Number of completions."""
-    rows: Rows
-    """Argument name to one value a completion."""
-
-    def row(self, index: int) -> _Call:
-        """The same call with one row only."""
-        return _Call(size=1, rows={name: [values[index]] for name, values in self.rows.items()})
+    values: list[float | None]
+    """One a completion."""
+    failures: list[RewardFailure]
+    """What went wrong."""
+    log: CallLog = field(default_factory=CallLog)
+    """What the calls behind these values logged, each once."""
 
 
 class RewardRunner:
@@ -68,6 +67,11 @@ class RewardRunner:
 
     Where a call fails, the function is called again row by row to find the row, for at most three time limits; in
     "skip" the other rows' values are those calls'. A failure that no row alone repeats is the whole batch's.
+
+    Functions that take them, by name or by `**kwargs`, get TRL 1.16's `log_metric(name, value)`,
+    `log_extra(column, values)` and `trainer_state`. What a call logs counts where its values do, and once: what was
+    logged by a call that failed or was interrupted is dropped with it. A sandboxed function gets `trainer_state` by
+    name only; outside of a run it is what the function has as its default, or the state of step 0.
 
     Args:
         functions: one or a list of reward functions (sync, async, partials, objects with `__call__`).
@@ -109,6 +113,8 @@ class RewardRunner:
         """(function, kind) to the number of failures so far."""
         self._failed_batches: Counter[str] = Counter()
         self._unscored_batches = 0
+        self.trainer_state: Callable[[], object] | None = None
+        """Gives the state of the run that these rewards are part of; its trainer sets it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,7 +142,8 @@ class RewardRunner:
             return RewardScores(names=self.names, values=())
         own = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
         others = {name: values for name, values in columns.items() if name != "prompt"}
-        call = _Call(size=len(completions), rows=others | own)
+        state = None if self.trainer_state is None else self.trainer_state()
+        call = Call(size=len(completions), rows=others | own, trainer_state=state)
         _check_lengths(call)
         for reward in self._functions:
             reward.check(call.rows)
@@ -155,18 +162,25 @@ class RewardRunner:
         """Weighted sum of each completion's values with this runner's weights; None where nothing could score it."""
         return combine(scores, self.weights)
 
-    def _score(self, call: _Call) -> RewardScores:
-        results = call_async_together([r for r in self._functions if r.is_async], call.rows, self._limit)
-        values, failures = list[list[float | None]](), list[RewardFailure]()
+    def _score(self, call: Call) -> RewardScores:
+        answers = call_async_together([r for r in self._functions if r.is_async], call, self._limit)
+        columns, failures = list[_Column](), list[RewardFailure]()
         for reward in self._functions:
-            result = results[reward.name] if reward.is_async else call_with_timeout(reward, call.rows, self._limit)
-            column, found = self._examined(reward, result, call)
-            values.append(column)
-            failures += [self._report(failure, call) for failure in found]
-            self._count_failed_batch(reward, column, found, call)
-        return RewardScores(names=self.names, values=tuple(zip(*values, strict=True)), failures=tuple(failures))
+            answer = answers[reward.name] if reward.is_async else call_with_timeout(reward, call, self._limit)
+            column = self._examined(reward, answer, call)
+            columns.append(column)
+            failures += [self._report(failure, call) for failure in column.failures]
+            self._count_failed_batch(reward, column.failures, call)
+        logs = [column.log for column in columns]
+        return RewardScores(
+            names=self.names,
+            values=tuple(zip(*(column.values for column in columns), strict=True)),
+            failures=tuple(failures),
+            metrics=merge_metrics(logs),
+            extras=merge_extras(zip(self.names, logs, strict=True), call.size),
+        )
 
-    def _report(self, failure: RewardFailure, call: _Call) -> RewardFailure:
+    def _report(self, failure: RewardFailure, call: Call) -> RewardFailure:
         kind = (failure.function, failure.kind)
         self.failure_counts[kind] += 1
         if self.on_error == "raise":
@@ -182,9 +196,7 @@ class RewardRunner:
             )
         return replace(failure, cause=None)
 
-    def _count_failed_batch(
-        self, reward: BoundReward, column: Sequence[float | None], failures: Sequence[RewardFailure], call: _Call
-    ) -> None:
+    def _count_failed_batch(self, reward: BoundReward, failures: Sequence[RewardFailure], call: Call) -> None:
         """Raise where too many batches in a row got nothing but failures from this function."""
         failed = any(f.row is None for f in failures) or len({f.row for f in failures}) == call.size
         self._failed_batches[reward.name] = self._failed_batches[reward.name] + 1 if failed else 0
@@ -206,35 +218,33 @@ class RewardRunner:
                 *(len(scores.values), ", ".join(self.names)),
             )
 
-    def _examined(
-        self, reward: BoundReward, result: object, call: _Call
-    ) -> tuple[list[float | None], list[RewardFailure]]:
+    def _examined(self, reward: BoundReward, answer: Answer, call: Call) -> _Column:
         """Values and failures of one function's call; a call that failed is repeated row by row."""
-        if not isinstance(result, RewardFailure):
-            return _read(reward.name, result, call.size)
+        if not isinstance(answer.returned, RewardFailure):
+            values, failures = _read(reward.name, answer.returned, call.size)
+            return _Column(values=values, failures=failures, log=answer.log)
         if call.size == 1:
-            return [None], [replace(result, row=0)]
-        return self._row_by_row(reward, result, call)
+            return _Column(values=[None], failures=[replace(answer.returned, row=0)])
+        return self._row_by_row(reward, answer.returned, call)
 
-    def _row_by_row(
-        self, reward: BoundReward, whole: RewardFailure, call: _Call
-    ) -> tuple[list[float | None], list[RewardFailure]]:
-        values, failures = list[float | None](), list[RewardFailure]()
+    def _row_by_row(self, reward: BoundReward, whole: RewardFailure, call: Call) -> _Column:
+        values, failures, logs = list[float | None](), list[RewardFailure](), list[CallLog | None]()
         deadline = time.monotonic() + _SEARCH_LIMITS * (math.inf if self.timeout is None else self.timeout)
         for row in range(call.size):
             if time.monotonic() >= deadline or (failures and self.on_error == "raise"):
                 break
             alone = call.row(row)
-            result = call_with_timeout(reward, alone.rows, self._limit, row)
-            column, found = self._examined(reward, result, alone)
-            values += column
-            failures += [replace(failure, row=row) for failure in found]
+            column = self._examined(reward, call_with_timeout(reward, alone, self._limit, row), alone)
+            values += column.values
+            failures += [replace(failure, row=row) for failure in column.failures]
+            logs.append(None if column.failures else column.log)
         tried = len(values)
         if not failures:  # nothing to blame but the batch: no row's value can be trusted to be the batch's
             detail = f"{whole.detail}; yet {tried} of {call.size} rows, each alone, passed"
-            return [None] * call.size, [replace(whole, detail=detail)]
+            return _Column(values=[None] * call.size, failures=[replace(whole, detail=detail)])
         failures += [_not_tried(reward.name, row, self.timeout) for row in range(tried, call.size)]
-        return values + [None] * (call.size - tried), failures
+        left = call.size - tried
+        return _Column(values=values + [None] * left, failures=failures, log=merge_rows(logs + [None] * left))
 
 
 def combine(scores: RewardScores, weights: Sequence[float] | None = None) -> list[float | None]:
@@ -267,7 +277,7 @@ def _bound(functions: Sequence[RewardFunction]) -> tuple[BoundReward, ...]:
     return tuple(bound)
 
 
-def _check_lengths(call: _Call) -> None:
+def _check_lengths(call: Call) -> None:
     for name, values in call.rows.items():
         if len(values) != call.size:
             raise ConfigError(
@@ -276,7 +286,7 @@ def _check_lengths(call: _Call) -> None:
             )
 
 
-def _sentence(failure: RewardFailure, call: _Call) -> str:
+def _sentence(failure: RewardFailure, call: Call) -> str:
     """What failed where, on which text."""
     head = f"reward function {failure.function!r} failed"
     if failure.row is None:

@@ -19,19 +19,23 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from dunwu._utils.objects import import_object
 from dunwu.errors import ConfigError
+from dunwu.rewards.call_log import CallLog
 
 if TYPE_CHECKING:  # it would load torch, and a worker process should start in no time
     from dunwu.core.protocols import RewardFunction
 
 __all__ = ["SandboxedReward", "sandboxed", "serve"]
 
-Reply: TypeAlias = tuple[object, Exception | None]
-"""What a function returned, or what it raised."""
+Reply: TypeAlias = tuple[object, Exception | None, CallLog]
+"""What a function returned, or what it raised; and what it logged."""
+
+_LOGGING = ("log_metric", "log_extra")
+"""Arguments that write into a log of the caller's: the process has a log of its own, which travels back."""
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from dunwu.rewards.sandbox import serve; serve()"
 
@@ -52,9 +56,10 @@ def sandboxed(function: RewardFunction | str) -> SandboxedReward:
 class SandboxedReward:
     """A reward function in a worker process: started at the first call, kept, killed when a call is interrupted.
 
-    Arguments and values travel by pickle; what the function prints goes to standard error. Starting takes as long as
-    importing the function's module. A process that dies (out of memory, a crash in C) makes that call fail; the next
-    one starts another.
+    Arguments and values travel by pickle; what the function prints goes to standard error. What it logs is logged
+    here once it has returned. It gets `trainer_state` only by name, for that loads transformers. Starting takes as
+    long as importing the function's module. A process that dies (out of memory, a crash in C) makes that call fail;
+    the next one starts another.
     """
 
     def __init__(self, function: RewardFunction | str) -> None:
@@ -65,21 +70,41 @@ class SandboxedReward:
         self._worker: _Worker | None = None
         functools.update_wrapper(self, known, updated=())  # its name, and the arguments it takes
         self.__name__ = str(getattr(known, "__name__", type(known).__name__))
+        self._takes_state = "trainer_state" in _parameters(known)
 
-    def __call__(self, **columns: object) -> object:
+    def __call__(
+        self,
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[object]], None] | None = None,
+        **columns: object,
+    ) -> object:
         """What the function returns; raises what it raises."""
+        given = {"log_metric": log_metric, "log_extra": log_extra}
+        wanted = [name for name in _LOGGING if given[name] is not None]
+        returned, log = self._ask(columns if self._takes_state else _without_state(columns), wanted)
+        for name, values in log.metrics.items():
+            for value in values:
+                assert log_metric is not None
+                log_metric(name, value)
+        for column, logged in log.extras.items():
+            assert log_extra is not None
+            log_extra(column, logged)
+        return returned
+
+    def _ask(self, columns: dict[str, object], wanted: list[str]) -> tuple[object, CallLog]:
         if self._worker is None or self._worker.process.poll() is not None:
             self.close()
             self._worker = _Worker(self._target)
             self._closed = weakref.finalize(self, self._worker.close)
         try:
-            returned, error = self._worker.ask(columns)
+            returned, error, log = self._worker.ask(columns, wanted)
         except BaseException:  # the time limit, Ctrl-C, or the process is gone
             self.close()
             raise
         if error is not None:
             raise error
-        return returned
+        return returned, log
 
     def close(self) -> None:
         """Kill the process."""
@@ -100,9 +125,12 @@ class _Worker:
         self.reader.start()
         self._send(target)
 
-    def ask(self, columns: dict[str, object]) -> Reply:
-        """Call the function. Raises `RuntimeError` where the process ends before it answers."""
-        self._send(columns)
+    def ask(self, columns: dict[str, object], wanted: list[str]) -> Reply:
+        """Call the function with these, and with those of `_LOGGING` that are wanted.
+
+        Raises `RuntimeError` where the process ends before it answers.
+        """
+        self._send((columns, wanted))
         reply = None
         while reply is None:
             try:
@@ -163,14 +191,15 @@ def serve() -> None:
     target, function = pickle.load(requests), None
     while True:
         try:
-            columns = pickle.load(requests)
+            columns, wanted = pickle.load(requests)
         except EOFError:
             return
+        log = CallLog()
         try:
             function = function or (_named(target) if isinstance(target, str) else pickle.loads(target))
-            reply = _pickled_reply(_called(function, columns), None)
+            reply = _pickled_reply(_called(function, columns | {n: getattr(log, n) for n in wanted}), None, log)
         except Exception as error:  # raised again in the parent
-            reply = _pickled_reply(None, error)
+            reply = _pickled_reply(None, error, CallLog())
         replies.write(reply)
         replies.flush()
 
@@ -189,14 +218,25 @@ async def _awaited(awaitable: Awaitable[object]) -> object:
     return await awaitable
 
 
-def _pickled_reply(returned: object, error: Exception | None) -> bytes:
+def _pickled_reply(returned: object, error: Exception | None, log: CallLog) -> bytes:
     try:
-        reply = pickle.dumps((returned, error))
+        reply = pickle.dumps((returned, error, log))
         pickle.loads(reply)  # some exceptions pickle and cannot be unpickled
         return reply
     except Exception as unsent:
         failure = error if error is not None else unsent
-        return pickle.dumps((None, RuntimeError(f"{type(failure).__name__}: {failure}")))
+        return pickle.dumps((None, RuntimeError(f"{type(failure).__name__}: {failure}"), CallLog()))
+
+
+def _parameters(function: RewardFunction) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return {}
+
+
+def _without_state(columns: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in columns.items() if name != "trainer_state"}
 
 
 def _pickled(function: RewardFunction) -> bytes:

@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 
 from dunwu.core.algorithm import AlgorithmConfig, KlEstimator, advantages, kl_estimate
-from dunwu.core.records import Completion, Group, Message, MicroBatch, Prompt, Rollout, SamplingParams
+from dunwu.core.records import (
+    Completion,
+    Group,
+    Message,
+    MicroBatch,
+    Prompt,
+    RewardScores,
+    Rollout,
+    SamplingParams,
+)
 
 if TYPE_CHECKING:
     from dunwu.core.protocols import Engine, Scorer
 
-__all__ = ["add_advantages", "collect", "kl_penalties", "subtract_kl_penalty"]
+__all__ = ["add_advantages", "collect", "kl_penalties", "sample_and_score", "subtract_kl_penalty"]
 
 
 def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling: SamplingParams) -> list[Group]:
@@ -24,6 +33,13 @@ def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling:
 
     The engine must be ready (`engines.ready`).
     """
+    return sample_and_score(prompts, engine, scorer, sampling)[0]
+
+
+def sample_and_score(
+    prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling: SamplingParams
+) -> tuple[list[Group], RewardScores]:
+    """As `collect`, with the scores beside the groups: they hold what the reward functions logged."""
     sampled = engine.generate(prompts, sampling)
     owners = [prompt for prompt, completions in zip(prompts, sampled, strict=True) for _ in completions]
     flat = [completion for completions in sampled for completion in completions]
@@ -35,11 +51,18 @@ def collect(prompts: Sequence[Prompt], engine: Engine, scorer: Scorer, sampling:
     )
     rewards = scorer.total(scores)
     rollouts = [
-        Rollout(completion=completion, reward=reward, scores=dict(zip(scores.names, values, strict=True)))
-        for completion, reward, values in zip(flat, rewards, scores.values, strict=True)
+        Rollout(
+            completion=completion,
+            reward=reward,
+            scores=dict(zip(scores.names, values, strict=True)),
+            extras={column: logged[i] for column, logged in scores.extras.items()},
+        )
+        for i, (completion, reward, values) in enumerate(zip(flat, rewards, scores.values, strict=True))
     ]
     n = sampling.n
-    return [Group(prompt=prompt, rollouts=tuple(rollouts[i * n : (i + 1) * n])) for i, prompt in enumerate(prompts)]
+    cut = [tuple(rollouts[i * n : (i + 1) * n]) for i in range(len(prompts))]
+    groups = [Group(prompt=prompt, rollouts=own) for prompt, own in zip(prompts, cut, strict=True)]
+    return groups, scores
 
 
 def add_advantages(

@@ -17,14 +17,22 @@ from dunwu._utils.logging import get_logger
 from dunwu.config import GRPOConfig
 from dunwu.core import algorithm
 from dunwu.core.algorithm import AlgorithmConfig
-from dunwu.core.metrics import rollout_metrics, rollout_stats
+from dunwu.core.metrics import logged_metrics, rollout_metrics, rollout_stats
 from dunwu.core.protocols import Engine, Scorer
-from dunwu.core.records import Completion, Group, MicroBatch, PendingRollouts, Prompt, SamplingParams
+from dunwu.core.records import (
+    Completion,
+    Group,
+    MicroBatch,
+    PendingRollouts,
+    Prompt,
+    RewardScores,
+    SamplingParams,
+)
 from dunwu.engines import ready
 from dunwu.model.loading import eval_mode
 from dunwu.model.logprobs import forward_logps
 from dunwu.model.reference import ReferenceModel
-from dunwu.rollout.collect import add_advantages, collect, kl_penalties, subtract_kl_penalty
+from dunwu.rollout.collect import add_advantages, kl_penalties, sample_and_score, subtract_kl_penalty
 from dunwu.rollout.micro_batches import make_micro_batches, trained_token_counts
 from dunwu.rollout.observation import RunObservers
 from dunwu.rollout.token_budget import TokenBudget
@@ -68,7 +76,7 @@ class RolloutCollector:
     def collect_step(self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int) -> PendingRollouts:
         """Sample and cut the rollouts of the update after `step` optimizer steps, from the weights of `model`."""
         began = time.perf_counter()
-        groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=step))
+        groups, scores = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=step))
         rollout_time = time.perf_counter() - began
         with self.autocast():
             self.budget.measure(model, lambda tokens: self._sample(groups, tokens))
@@ -83,10 +91,7 @@ class RolloutCollector:
             batches=self._micro_batches(groups, references),
             denominator=self._loss_denominator(lengths),
             updates_left=self.args.num_iterations,
-            metrics={
-                **rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups))),
-                "time/rollout": rollout_time,
-            },
+            metrics={**self._metrics(groups, scores), "time/rollout": rollout_time},
             policy_version=step,
         )
         pending.observed = self.observers.rollouts(step + 1, groups)
@@ -102,8 +107,8 @@ class RolloutCollector:
         """
         # The step is fixed, so that two evaluations draw the same random numbers and differ by the weights alone.
         n = self.args.num_generations_eval or self.args.num_generations
-        groups = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=-1, n=n))
-        metrics = rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups)))
+        groups, scores = self._generate_and_score(prompts, model, step, sampling_params(self.args, step=-1, n=n))
+        metrics = self._metrics(groups, scores)
         if n > 1:
             metrics["loss"] = self._eval_loss(groups)
         return metrics, groups
@@ -116,10 +121,15 @@ class RolloutCollector:
 
     def _generate_and_score(
         self, prompts: Sequence[Prompt], model: PreTrainedModel, step: int, sampling: SamplingParams
-    ) -> list[Group]:
+    ) -> tuple[list[Group], RewardScores]:
         force, self.policy_was_replaced = self.policy_was_replaced, False
         with ready(self.engine, model, version=step, force=force):
-            return collect(self.parallel.share(prompts), self.engine, self.scorer, sampling)
+            return sample_and_score(self.parallel.share(prompts), self.engine, self.scorer, sampling)
+
+    def _metrics(self, groups: list[Group], scores: RewardScores) -> dict[str, float]:
+        """Of the rollouts, and what reward functions logged, over all ranks."""
+        metrics = rollout_metrics(self.parallel.all_gather_list(rollout_stats(groups)))
+        return {**logged_metrics(self.parallel.all_gather_list([scores.metrics]), metrics), **metrics}
 
     def _micro_batches(self, groups: list[Group], references: dict[int, Tensor]) -> list[MicroBatch]:
         batches = make_micro_batches(

@@ -82,12 +82,24 @@ def completion_rows(step: int, groups: Sequence[Group], *, most: int = ROWS) -> 
     flat = [rollout_row(step, group, i) for group in groups for i in range(len(group.rollouts))][:most]
     functions = list(flat[0]["scores"]) if flat else []
     before, after = ["step", "prompt", "completion"], ["reward", "advantage", "finish_reason"]
+    extras = list(dict.fromkeys(column for row in flat for column in row["extras"]))
     titles = [f"{name} (function)" if name in (*before, *after) else name for name in functions]
+    titles += [f"{name} (logged)" if name in (*before, *titles, *after) else name for name in extras]
     rows = [
-        [*(row[name] for name in before), *(row["scores"].get(name) for name in functions), *(row[k] for k in after)]
+        [
+            *(row[name] for name in before),
+            *(row["scores"].get(name) for name in functions),
+            *(_scalar(row["extras"].get(name)) for name in extras),
+            *(row[name] for name in after),
+        ]
         for row in flat
     ]
     return [*before, *titles, *after], rows
+
+
+def _scalar(value: object) -> Cell:
+    """A cell of what a reward function logged: lists and dicts as text."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _wandb(callback: TrainerCallback, name: str, step: int, columns: list[str], rows: list[list[Cell]]) -> None:

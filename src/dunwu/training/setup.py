@@ -28,7 +28,7 @@ from dunwu.rollout.training_prompts import build_training_prompts
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
     from transformers.trainer_callback import CallbackHandler
 
     from dunwu.rollout.plugs import Reward, Tokenizers
@@ -138,6 +138,7 @@ class _TrainerSide(Protocol):
     model: PreTrainedModel
     accelerator: Accelerator
     callback_handler: CallbackHandler
+    state: TrainerState
     observers: list[Observer]
 
 
@@ -159,6 +160,7 @@ def make_collector(
     args = trainer.args
     if args.disable_dropout:
         check_deterministic(trainer.model)
+    parts.scorer.trainer_state = lambda: trainer.state  # transformers replaces it when training begins or resumes
     callbacks = trainer.callback_handler.callbacks
     expand_standard(cast("list[Observer | str]", trainer.observers), args, callbacks)
     watching = RunObservers(trainer.observers, parts.parallel)

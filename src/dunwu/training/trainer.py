@@ -52,6 +52,7 @@ from dunwu.training.launch_summary import log_launch_summary
 from dunwu.training.sampler_gap import SAMPLER_GAP, check_sampler_gap
 from dunwu.training.setup import LoopState, TrainerParts, make_collector, make_parts
 from dunwu.training.step_callback import StepCallback
+from dunwu.training.trainer_arguments import trainer_arguments
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -95,6 +96,7 @@ class GRPOTrainer(AskingTrainer):
     # Later versions read this; 5.17 reads `model_accepts_loss_kwargs`. Both mean: the loss is divided already.
     loss_is_scaled_for_ga = True
 
+    @trainer_arguments
     def __init__(
         self,
         model: str | nn.Module,

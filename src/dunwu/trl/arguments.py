@@ -18,6 +18,7 @@ from dunwu.trl.migrations import (
     evaluation,
     hub_key,
     logging_folder,
+    loss_option,
     model_option,
     renamed,
     switched_off,
@@ -70,8 +71,6 @@ NO_PADDING = "nothing is padded"
 DROPPED = "transformers 5 dropped it; it has no effect"
 NOT_GATHERED = "the engine uses the weights as the trainer has them"
 FRESH = "every optimizer step samples its own completions (`num_iterations` reuses them)"
-SAPO = "only `loss_type='sapo'` reads it, which Dunwu does not have"
-VESPO = "only `loss_type='vespo'` reads it, which Dunwu does not have"
 ENTROPY = "read only with `use_adaptive_entropy`, which is refused"
 NO_GRAMMAR = "sampling cannot be constrained to a pattern; reward the format instead (`dunwu.rewards.formats`)"
 NO_TOOLS = "tools are an environment's: `dunwu.GRPOTrainer(environment=…)`, with `max_turns` as the limit"
@@ -91,6 +90,16 @@ def _refused(name: str, versions: str, kind: str, why: str, *silent: object) -> 
 
 def _renamed(name: str, versions: str, kind: str, new: str) -> LegacyArgument:
     return LegacyArgument(name=name, versions=versions, kind=kind, note=f"`{new}`", migrate=renamed(new))
+
+
+def _loss_option(name: str, versions: str, default: float) -> LegacyArgument:
+    """`sapo_temperature_neg`: the option `temperature_neg` of the loss `sapo`."""
+    loss_type, _, option = name.partition("_")
+    note = f"`loss_options={{'{option}': …}}` with `loss_type='{loss_type}'`; nothing with another loss"
+    migrate = loss_option(loss_type, option)
+    return LegacyArgument(
+        name=name, versions=versions, kind=NUMBER, note=note, migrate=migrate, silent_values=(default,)
+    )
 
 
 _VLLM: Final = (
@@ -132,12 +141,12 @@ _VLLM: Final = (
 )
 
 _LOSS: Final = (
-    _ignored("sapo_temperature_neg", "TRL 0.26–", NUMBER, SAPO, 1.05),
-    _ignored("sapo_temperature_pos", "TRL 0.26–", NUMBER, SAPO, 1.0),
-    _ignored("vespo_k_pos", "TRL 1.0–", NUMBER, VESPO, 2.0),
-    _ignored("vespo_lambda_pos", "TRL 1.0–", NUMBER, VESPO, 3.0),
-    _ignored("vespo_k_neg", "TRL 1.0–", NUMBER, VESPO, 3.0),
-    _ignored("vespo_lambda_neg", "TRL 1.0–", NUMBER, VESPO, 2.0),
+    _loss_option("sapo_temperature_neg", "TRL 0.26–", 1.05),
+    _loss_option("sapo_temperature_pos", "TRL 0.26–", 1.0),
+    _loss_option("vespo_k_pos", "TRL 1.0–", 2.0),
+    _loss_option("vespo_lambda_pos", "TRL 1.0–", 3.0),
+    _loss_option("vespo_k_neg", "TRL 1.0–", 3.0),
+    _loss_option("vespo_lambda_neg", "TRL 1.0–", 2.0),
     _refused(
         "top_entropy_quantile",
         "TRL 0.20–",
@@ -151,12 +160,6 @@ _LOSS: Final = (
     _ignored("entropy_coef_max", "TRL 1.8–", NUMBER, ENTROPY, 1.0),
     _ignored("entropy_coef_delta", "TRL 1.8–", NUMBER, ENTROPY, 0.005),
     _ignored("entropy_target", "TRL 1.8–", NUMBER, ENTROPY, 0.2),
-    _refused(
-        "off_policy_mask_threshold",
-        "TRL 0.27–",
-        NUMBER,
-        "off-policy sequences are not masked; `delta` bounds their ratio",
-    ),
     _refused(
         "multi_objective_aggregation",
         "TRL 0.27–",

@@ -16,6 +16,7 @@ from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import Any, ClassVar, Final, Literal, get_type_hints
 
 from dunwu import config
+from dunwu._utils.known_arguments import known_fields
 from dunwu._utils.logging import get_logger
 from dunwu.errors import ConfigError, DunwuError
 from dunwu.trl.arguments import LEGACY_ARGUMENTS, SWITCH, LegacyArgument
@@ -206,6 +207,11 @@ def _fill_missing(migration: ConfigMigration) -> None:
         options.scale_rewards = str(options.scale_rewards).lower() == "true"
     if options.top_k == -1:
         options.top_k = 0  # how vLLM writes "all"
+    if options.loss_type == "luspo" and options.importance_sampling_level is None:
+        migration.note(
+            "loss_type='luspo' takes importance_sampling_level='sequence', as its paper does; TRL would take "
+            "'token', and warn"
+        )
 
 
 def _legacy_field(name: str, kind: object) -> tuple[str, object, Field[object]]:
@@ -226,9 +232,14 @@ def _legacy_fields() -> list[tuple[str, object, Field[object]]]:
     return added + [_legacy_field(name, kind) for name, kind in kinds.items()]
 
 
-GRPOConfig = make_dataclass(
-    "GRPOConfig",
-    _legacy_fields(),
-    bases=(_MigratedConfig,),
-    namespace={"__module__": __name__, "__doc__": "Options of a GRPO run, by today's names or those of TRL 0.14 on."},
+GRPOConfig: type[config.GRPOConfig] = known_fields({})(
+    make_dataclass(
+        "GRPOConfig",
+        _legacy_fields(),
+        bases=(_MigratedConfig,),
+        namespace={
+            "__module__": __name__,
+            "__doc__": "Options of a GRPO run, by today's names or those of TRL 0.14 on.",
+        },
+    )
 )

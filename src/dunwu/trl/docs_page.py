@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from dunwu.training.trainer_arguments import TRL_ARGUMENTS
 from dunwu.trl.arguments import LEGACY_ARGUMENTS, LegacyArgument
-from dunwu.trl.supported_names import SUPPORTED
+from dunwu.trl.supported_names import ALTERNATIVES, SUPPORTED
 from dunwu.trl.versioned_defaults import VERSIONED, defaults_of
 
 __all__ = ["page"]
@@ -22,6 +23,27 @@ _INTRO: Final = """# Arguments of earlier TRL versions
 before all other lines; with several processes, use `accelerate launch … -m dunwu.run script.py …`. `GRPOConfig` takes
 every argument below and [all of today's](../src/dunwu/config.py); whatever is replaced or ignored is logged at the
 start.
+"""
+
+_EXCLUDED: Final = """## What "any script" excludes
+
+Scripts that train with GRPO on text run; what a script may use besides is this.
+
+- **Other trainers and their data**: the names in the table below are refused with their line, before anything is
+  loaded.
+- **Images, tools and rollouts of the script's own**: a processor or a column of images, and the arguments of
+  `GRPOTrainer` in the second table, are refused.
+- **Arguments that would change the run**: the table *Refused* at the end of this page. With `use_vllm` and the like a
+  run is another one in speed only: completions come from Dunwu's engine.
+- **What reaches into TRL's trainer**: a subclass that overrides how TRL samples, scores or computes its loss is
+  refused with the plug that takes its place; `trainer._metrics` and the like are not there. Callbacks, `log`,
+  `create_optimizer` and the rest of transformers' trainer work.
+- **Modules for TRL's own use**: `trl.extras`, `trl.import_utils`, `trl.experimental`.
+
+What runs and differs on purpose: masked completions leave the denominator of the loss; the KL's correction takes each
+token's own ratio, also with `importance_sampling_level='sequence'`; `loss_type='luspo'` takes the ratio of sequences
+without being told; `disable_dropout` is on; a script's `log_metric('reward', …)` is logged as `logged/reward`, beside
+the run's own; a column that two rewards log with `log_extra` is kept twice.
 """
 
 _BATCH: Final = """## What the batch size counts
@@ -92,7 +114,8 @@ _VERSIONS: Final = ("0.15", "0.17", "0.18", "0.21", "0.25", "1.9", "1.16")
 
 def page() -> str:
     """The whole page, in Markdown."""
-    return "\n".join([_INTRO, _names(), _BATCH, _VERSIONS_TEXT, _defaults(), "", _AROUND, _arguments(), ""])
+    parts = [_INTRO, _names(), _EXCLUDED, _excluded(), _BATCH, _VERSIONS_TEXT, _defaults(), "", _AROUND]
+    return "\n".join([*parts, _arguments(), ""])
 
 
 def _names() -> str:
@@ -102,6 +125,13 @@ def _names() -> str:
         "instead; one that may use it (in a branch, or in a function that nothing calls) is refused if it gets\n"
         "there, and `hasattr(trl, …)` is false.\n"
     )
+
+
+def _excluded() -> str:
+    names = [f"| {', '.join(f'`{part}`' for part in parts)} | {sentence} |" for parts, sentence in ALTERNATIVES]
+    arguments = [f"| `{name}` | {instead} |" for name, instead in TRL_ARGUMENTS.items() if name != "tokenizer"]
+    heads = ["| names of TRL with | instead |", "|---|---|"], ["| argument of `GRPOTrainer` | instead |", "|---|---|"]
+    return "\n".join([*heads[0], *names, "", *heads[1], *arguments, ""])
 
 
 def _defaults() -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "evaluation",
     "hub_key",
     "logging_folder",
+    "loss_option",
     "model_option",
     "renamed",
     "switched_off",
@@ -119,6 +120,22 @@ def model_option(option: str) -> Migration:
             migration.ignore(name, "model_init_kwargs is given as text and wins")
         elif option not in (given or {}):
             migration.set("model_init_kwargs", {**(given or {}), option: value})
+
+    return migrate
+
+
+def loss_option(loss_type: str, option: str) -> Migration:
+    """An option of one policy loss: in `loss_options`, unless those have it; with another loss it does nothing."""
+
+    def migrate(migration: ConfigMigration, name: str, value: object) -> None:
+        given = migration.config.loss_options
+        if migration.get("loss_type") != loss_type:
+            migration.ignore(name, f"only loss_type={loss_type!r} reads it")
+        elif isinstance(given, str):
+            migration.ignore(name, "loss_options is given as text and wins")
+        else:
+            migration.set("loss_options", {option: value, **(given or {})})
+            migration.note(f"{name}={value!r} is now loss_options[{option!r}]")
 
     return migrate
 

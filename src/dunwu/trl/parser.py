@@ -12,9 +12,9 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, get_type_hints
+from typing import Any, NoReturn, TypeAlias, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -93,7 +93,7 @@ class TrlParser(HfArgumentParser):
         hints: dict[str, object] = {}
         for kind in self.dataclass_types:
             if issubclass(kind, TrainingArguments) or kind.__module__.startswith("dunwu."):
-                hints |= get_type_hints(kind)
+                hints |= {name: hint for name, hint in get_type_hints(kind).items() if not _has_records(hint)}
         try:
             return {
                 name: check_value(name, value, hints[name]) if name in hints else value
@@ -137,6 +137,11 @@ class TrlParser(HfArgumentParser):
 def _made(kind: type, values: Content) -> object:
     names = {f.name for f in fields(kind) if f.init}
     return kind(**{name: value for name, value in values.items() if name in names and value is not argparse.SUPPRESS})
+
+
+def _has_records(hint: object) -> bool:
+    """Whether a field holds a list of dataclasses, which come as mappings and are checked by their own class."""
+    return any(is_dataclass(part) for part in get_args(hint))
 
 
 def _near(argument: str, known: Iterable[str]) -> str:

@@ -14,11 +14,13 @@ from transformers import ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from dunwu import config
+from dunwu._utils.known_arguments import known_arguments
 from dunwu._utils.logging import get_logger
 from dunwu.core.records import Row
 from dunwu.errors import ConfigError
 from dunwu.training import trainer
 from dunwu.training.checkpoint import last_complete_checkpoint
+from dunwu.training.trainer_arguments import TRL_ARGUMENTS
 from dunwu.trl.config import GRPOConfig
 from dunwu.trl.options import get_options
 from dunwu.trl.supported_names import alternative_to
@@ -43,13 +45,20 @@ _MIRRORED_OPTIONS: Final = (
 )
 """Options that TRL's trainer repeats as attributes, which subclasses and callbacks read."""
 
-_ENVIRONMENT: Final = "dunwu.GRPOTrainer(environment=…), an object that fits dunwu.core.protocols.Environment"
-_UNSUPPORTED: Final[Mapping[str, str]] = {
-    "tools": f"run them in the `reply` of {_ENVIRONMENT}",
-    "environment_factory": f"give one environment instead: {_ENVIRONMENT}",
-    "rollout_func": f"for several turns: {_ENVIRONMENT}; for completions made elsewhere: dunwu.GRPOTrainer(engine=…)",
-    "quantization_config": "load the model quantised and give it as `model`, with a peft_config",
+_SAMPLING: Final = "completions come from an engine: dunwu.GRPOTrainer(engine=…)"
+_LOSS: Final = "the loss of a token is a function: GRPOConfig(loss_type='package.module:function')"
+_NEVER_CALLED: Final = {
+    "_generate": _SAMPLING,
+    "_generate_single_turn": _SAMPLING,
+    "_generate_and_score_completions": _SAMPLING,
+    "_calculate_rewards": "give functions as reward_funcs, with reward_weights",
+    "_compute_loss": _LOSS,
+    "_get_per_token_logps": _LOSS,
+    "_get_per_token_logps_and_entropies": _LOSS,
+    "_get_train_sampler": "shuffle_dataset and prompts_per_step decide the order of the prompts",
 }
+"""Methods of TRL's trainer that a subclass may override, and that nothing would call here."""
+_OURS: Final = dict.fromkeys(("engine", "observers", "environment"), "take GRPOTrainer from dunwu, which has it")
 
 
 class GRPOTrainer(trainer.GRPOTrainer):
@@ -58,9 +67,11 @@ class GRPOTrainer(trainer.GRPOTrainer):
     `tokenizer` is the old name of `processing_class`.
 
     Raises:
-        ConfigError: for what is not supported in this form (tools, images, a quantised model by name), each by name.
+        ConfigError: for what is not supported in this form (tools, images, a quantised model by name, a subclass
+            with TRL's own methods), each by name.
     """
 
+    @known_arguments("GRPOTrainer", _OURS)
     def __init__(
         self,
         model: str | nn.Module,
@@ -95,6 +106,16 @@ class GRPOTrainer(trainer.GRPOTrainer):
             optimizers,
             peft_config,
         )
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a subclass that changes TRL's own methods: it would train without the change, and say nothing.
+
+        Raises:
+            ConfigError: for such a method, with what takes its place.
+        """
+        super().__init_subclass__()
+        for name in _NEVER_CALLED.keys() & vars(cls).keys():
+            raise ConfigError(f"{cls.__name__}.{name} would never be called: {_NEVER_CALLED[name]}")
 
     def __getattr__(self, name: str) -> Any:
         if name in _MIRRORED_OPTIONS and "args" in self.__dict__:
@@ -175,7 +196,7 @@ def _name_of(model: str | nn.Module) -> str:
 def _refuse(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
-            raise ConfigError(f"GRPOTrainer({name}=…) is not supported: {_UNSUPPORTED[name]}")
+            raise ConfigError(f"GRPOTrainer({name}=…) is not supported: {TRL_ARGUMENTS[name]}")
 
 
 def _refuse_images(processing_class: object, rows: object) -> None:

@@ -38,6 +38,7 @@ FIRST_VERSIONS: Final[Mapping[str, str]] = {
     "mask_truncated_completions": "0.17",
     "min_p": "0.16",
     "num_generations_eval": "0.26",
+    "off_policy_mask_threshold": "0.27",
     "num_iterations": "0.16",
     "ref_model_mixup_alpha": "0.15",
     "ref_model_sync_steps": "0.15",
