@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dunwu.observers.plots.labels import EndLabel, Piece, most_labels, put_end_labels, put_heading
 from dunwu.observers.plots.series import Series, mean_and_range, round_ticks, span_from_zero, thinned
-from dunwu.observers.plots.style import GREY, INK, in_pixels, points
+from dunwu.observers.plots.style import GREY, INK, PAPER, in_pixels, points
 from dunwu.observers.plots.texts import _, format_number, format_share
 
 __all__ = [
@@ -179,7 +179,7 @@ def _draw_limit(axes: Axes, limit: float) -> None:
     else:
         text = axes.annotate(f"↑ {words}", (0, 1), (1, 0), xycoords="axes fraction", textcoords="offset points")
         text.set_verticalalignment("top")
-    text.set(color=GREY, fontsize=points("tick"))
+    text.set(color=GREY, fontsize=points("tick"), bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})
 
 
 def say_empty(axes: Axes) -> None:
