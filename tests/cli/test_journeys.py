@@ -14,7 +14,8 @@ from dunwu.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "journeys.md"
 
-SMALL = "--train.max_steps 4 --train.prompts_per_step 2 --train.num_generations 4 --train.save_steps 2".split()
+SMALL = [*("--train.max_steps", "4", "--train.save_steps", "2"), *("--train.prompts_per_step", "2")]
+SMALL += ["--train.num_generations", "4"]
 ROWS = ["--evaluate.rows", "6", "--evaluate.samples", "2"]
 
 SEEN = {

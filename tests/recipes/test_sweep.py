@@ -56,7 +56,7 @@ def test_a_sweep_that_cannot_work_is_refused_before_its_first_run(
 def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = {**SMALL, "train.output_dir": str(tmp_path)}
     planned = plan_runs("quickstart", given, seeds=2, swept=[])
-    first, second = run_all("quickstart", planned[:1]) + [planned[1].folder]
+    first, second = [*run_all("quickstart", planned[:1]), planned[1].folder]
     began = (first / "run.json").read_text(encoding="utf-8")
     # The second was killed before its first checkpoint.
     second.mkdir()

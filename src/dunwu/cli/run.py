@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", choices=("auto", "hf", "modelscope", "local"), help="where models and data come from"
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="no console, metrics.jsonl, rollouts.jsonl and curves.png; only what the script itself asks for",
+    )
     parser.add_argument("script", metavar="SCRIPT", help="a Python script written for TRL 0.14 to 1.16")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="the script's own arguments")
 
@@ -47,3 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"dunwu run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stopped:
+        print(f"\ndunwu run: {str(stopped) or 'stopped'}", file=sys.stderr)
+        return 130

@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Protocol
 
 import dunwu.trl
+from dunwu._utils.commands import dunwu_command
 from dunwu._utils.logging import get_logger
 from dunwu._utils.secrets import warn_of_secrets_in
 from dunwu._utils.suggest import did_you_mean
 from dunwu.compat.install import install
 from dunwu.errors import ConfigError
+from dunwu.training.interruption import RunInterrupted
 from dunwu.trl.options import BatchUnit, set_options
 from dunwu.trl.script_check import missing_names, pinned_version, read_script
 from dunwu.trl.supported_names import SUPPORTED
@@ -44,6 +46,8 @@ class RunArguments(Protocol):
     """Where models and data come from; None: what `DUNWU_SOURCE` says."""
     resume: bool
     """Continue from the last checkpoint."""
+    plain: bool
+    """Leave out console, metrics, rollouts and picture."""
 
 
 def run_script(args: RunArguments) -> int:
@@ -59,6 +63,7 @@ def run_script(args: RunArguments) -> int:
         batch_unit=args.batch_unit or "auto",
         resume=args.resume,
         pinned_version=pinned_version(source, path),
+        observed=not args.plain,
     )
     if args.source:
         os.environ["DUNWU_SOURCE"] = args.source  # the hub's own setting, for all that is loaded from here on
@@ -89,6 +94,9 @@ def _run_as_main(path: Path, arguments: Sequence[str]) -> int:
             return 1
         print(f"dunwu run: {_place_of(error, path)}{sentence}", file=sys.stderr)
         return 2
+    except RunInterrupted as stopped:
+        again = dunwu_command("run", "--resume", path, *arguments)
+        raise KeyboardInterrupt(f"{stopped}; this goes on:\n  {again}") from None
     return 0
 
 

@@ -34,6 +34,7 @@ def _take_over(found: options.CompatOptions) -> None:
         batch_unit=found.batch_unit,
         resume=found.resume,
         pinned_version=found.pinned_version,
+        observed=found.observed,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
+
+from dunwu._utils.logging import get_logger
 
 __all__ = ["Entry", "JsonlFile"]
 
@@ -18,7 +21,8 @@ class JsonlFile:
     """Appends JSON objects, each with a `step`, to a file.
 
     The first write decides what becomes of a file that is there already: lines of steps up to `keep_until` stay, all
-    others go. The file and its folder are made then and not before, so that a run refused earlier leaves nothing.
+    others go. Where none stay, the file is another run's, and is kept under another name: `metrics.1.jsonl`. The file
+    and its folder are made then and not before, so that a run refused earlier leaves nothing.
 
     Args:
         path: the file.
@@ -43,11 +47,21 @@ class JsonlFile:
     def _cut(self) -> None:
         """Write what stays to a file beside this one, and put that in its place: a kill leaves one of them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.keep_until <= 0 and self.path.exists() and self.path.stat().st_size:
+            self._set_aside()
         beside = self.path.with_name(f"{self.path.name}.tmp")
         with self._open(beside, "w") as out:
             out.writelines(line for line, _ in self._kept_lines())
         os.replace(beside, self.path)
         self._is_cut = True
+
+    def _set_aside(self) -> None:
+        """Rename the file of an earlier run."""
+        numbers = itertools.count(1)
+        names = (self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") for number in numbers)
+        free = next(name for name in names if not name.exists())
+        os.replace(self.path, free)
+        get_logger().info(f"{self.path} of an earlier run is now {free.name}")
 
     def _kept_lines(self) -> Iterator[tuple[str, Entry]]:
         if self.keep_until <= 0 or not self.path.exists():

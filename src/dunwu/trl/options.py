@@ -34,6 +34,8 @@ class CompatOptions:
     """What `per_device_train_batch_size` counts, where the script does not say."""
     resume: bool = False
     """Continue from the last complete checkpoint in the output folder, if there is one."""
+    observed: bool = False
+    """Whether trainers get the standard observers: console, metrics, rollouts, picture, findings."""
 
     def __post_init__(self) -> None:
         if self.trl_version is not None:
@@ -57,6 +59,7 @@ def set_options(
     batch_unit: BatchUnit = "auto",
     resume: bool = False,
     pinned_version: tuple[str, str] | None = None,
+    observed: bool = False,
 ) -> None:
     """Replace the options of this process; what is left out goes back to its default.
 
@@ -65,5 +68,9 @@ def set_options(
     """
     global _options
     _options = CompatOptions(
-        trl_version=trl_version, batch_unit=batch_unit, resume=resume, pinned_version=pinned_version
+        trl_version=trl_version,
+        batch_unit=batch_unit,
+        resume=resume,
+        pinned_version=pinned_version,
+        observed=observed,
     )

@@ -105,6 +105,7 @@ class GRPOTrainer(trainer.GRPOTrainer):
             callbacks,
             optimizers,
             peft_config,
+            observers="standard" if get_options().observed else (),
         )
 
     def __init_subclass__(cls) -> None:
