@@ -25,12 +25,13 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from dunwu._utils.language import translated
 from dunwu._utils.suggest import did_you_mean
 from dunwu._utils.yaml_1_2 import load_yaml
 from dunwu.errors import ConfigError
 from dunwu.reports.run_record import Outcome, RunRecord, read_record
 
-__all__ = ["Entry", "RunFolder", "holds_a_run", "missing_folder", "next_free_folder", "open_run"]
+__all__ = ["Entry", "RunFolder", "holds_a_run", "missing_folder", "next_free_folder", "open_run", "outcome_text"]
 
 Entry: TypeAlias = dict[str, Any]
 """The object of one line of a JSON Lines file."""
@@ -113,7 +114,9 @@ class RunFolder:
         """How the latest start of the run ended."""
         if self.record is not None:
             return self.record.outcome
-        return "finished" if self.summary else "running"
+        if self.summary:
+            return "interrupted" if self.summary.get("status") == "interrupted" else "finished"
+        return "running"
 
     @property
     def has_model(self) -> bool:
@@ -130,6 +133,14 @@ class RunFolder:
                 entry = _parsed(line)
                 if entry is not None:
                     yield entry
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """An outcome in words: of a run that was killed, nothing says that it does not run any more.
+
+    Example: `outcome_text("running")` is `"running, or killed"`.
+    """
+    return translated("running, or killed") if outcome == "running" else translated(outcome)
 
 
 def open_run(path: str | Path) -> RunFolder:
