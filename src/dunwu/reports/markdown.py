@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 __all__ = ["cell", "code_block", "code_span", "escaped", "markdown_table", "plain"]
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&])")
+_SPECIAL = re.compile(r"([\\`*<>&|~$#]|(?<!\w)_|_(?!\w)|(?<=\])\()")
+"""What Markdown reads as a sign: not an underscore within a name, nor brackets that are no link."""
 _BREAKS = "\u2028\u2029\x85\x0b\x0c\r"
 
 
