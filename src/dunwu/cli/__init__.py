@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -44,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(module.run(args, _overrides(rest, sub, module)))
+        code = int(module.run(args, _overrides(rest, sub, module)))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads, such as `| head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
         print(f"dunwu {args.command}: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -76,11 +75,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Print the completions that were asked for."""
     folder = open_run(args.run)
     query = _query(args)
-    try:
-        _print_group(folder, args, query) if args.group is not None else _print_matches(folder, args, query)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print_group(folder, args, query) if args.group is not None else _print_matches(folder, args, query)
     return 0
 
 

@@ -49,7 +49,7 @@ class _Seen:
     def __init__(self, run: RunFolder, progress: Progress) -> None:
         self.run, self.progress = run, progress
         self.options: Mapping[str, Any] = flat_options(run.recipe)
-        self.figures = {**training_figures(run.steps), **evaluation_figures(run.summary.get("after"))}
+        self.figures = {**training_figures(run.steps), **evaluation_figures(run.summary, "after")}
         self.steps = int(run.steps[-1].get("step", 0)) if run.steps else 0
         self.can_resume = any(run.path.glob("checkpoint-*"))
 
@@ -87,7 +87,7 @@ def _cut(seen: _Seen) -> Iterator[Suggestion]:
     if repeats >= _MANY_REPEATS:
         yield Suggestion(
             text=translated(
-                "{cut:.0%} of completions are cut at the token limit, and {repeats:.0%} of the trials in them are "
+                "{cut:.0%} of completions are cut at the token limit, and {repeats:.0%} of the attempts in them are "
                 "repeats: the model goes in circles, and a higher limit would only make them longer. Reward lines "
                 "that differ (thought_lines_differ), or raise that reward's weight.",
                 cut=share,

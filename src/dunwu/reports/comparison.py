@@ -41,9 +41,7 @@ class Setting:
     @cached_property
     def of_runs(self) -> tuple[Mapping[str, Figure], ...]:
         """Each run's figures: after training, and of the last steps."""
-        return tuple(
-            {**evaluation_figures(run.summary.get("after")), **training_figures(run.steps)} for run in self.runs
-        )
+        return tuple({**evaluation_figures(run.summary, "after"), **training_figures(run.steps)} for run in self.runs)
 
     @cached_property
     def figures(self) -> Mapping[str, Figure]:
@@ -169,8 +167,6 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[RunFolder, bool]]:
 def run_seconds(run: RunFolder) -> float | None:
     """Wall time of training, over all starts; None where nothing says it."""
     given = run.summary.get("seconds")
-    if given is None and run.record is not None and run.record.sessions:
-        given = sum(session.seconds for session in run.record.sessions)
     if not given and run.steps:
         given = run.steps[-1].get("seconds")
     return float(given) if given is not None else None

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dunwu._utils.language import translated
 from dunwu.core.proportion import Proportion
@@ -14,18 +14,18 @@ from dunwu.core.proportion import Proportion
 __all__ = ["Figure", "duration", "evaluation_figures", "figure_label", "last_steps", "shown", "training_figures"]
 
 _KNOWN: dict[str, tuple[str, bool]] = {
-    "sampled_strict": ("right, sampled", True),
-    "greedy_strict": ("right, greedy", True),
-    "sampled_lenient": ("right anywhere, sampled", True),
+    "sampled_strict": ("correct, sampled", True),
+    "greedy_strict": ("correct, greedy", True),
+    "sampled_lenient": ("correct anywhere, sampled", True),
     "pass@k": ("pass@k", True),
-    "sampled_formatted": ("in the format, sampled", True),
+    "sampled_formatted": ("format, sampled", True),
     "sampled_cut": ("cut at the limit", True),
     "sampled_tokens": ("tokens a completion", False),
     "thought_tokens": ("tokens a thought", False),
-    "trials": ("trials a thought", False),
-    "arithmetic_right": ("arithmetic right", True),
-    "verdicts_right": ("verdicts right", True),
-    "repeats": ("trials repeated", True),
+    "trials": ("attempts a thought", False),
+    "arithmetic_right": ("arithmetic correct", True),
+    "verdicts_right": ("verdicts correct", True),
+    "repeats": ("attempts repeated", True),
     "reward": ("reward", False),
     "train/reward": ("reward, last steps", False),
     "train/tokens": ("tokens, last steps", False),
@@ -96,7 +96,7 @@ def figure_label(name: str) -> str:
     """
     kind = _kind(name)
     if kind == "pass@k":
-        return translated("right, one of {k}", k=name.removeprefix("pass@"))
+        return translated("correct, one of {k}", k=name.removeprefix("pass@"))
     if kind in _KNOWN:
         return translated(_KNOWN[kind][0])
     if name.startswith("reward/"):
@@ -104,8 +104,9 @@ def figure_label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def evaluation_figures(part: Mapping[str, Any] | None) -> dict[str, Figure]:
-    """What the half `before` or `after` of a summary says, in the order of tables; empty where there is none."""
+def evaluation_figures(summary: Mapping[str, Any], when: Literal["before", "after"]) -> dict[str, Figure]:
+    """What a summary says of one of its evaluations, in the order of tables; empty where there was none."""
+    part = summary.get(when)
     if not isinstance(part, Mapping):
         return {}
     given = {name: float(value) for name, value in part.items() if _is_number(value)}
@@ -113,6 +114,8 @@ def evaluation_figures(part: Mapping[str, Any] | None) -> dict[str, Figure]:
         if of_before in given:
             given.setdefault(name, given[of_before])
     names = [name for name in given if _is_shown(name, given)]
+    if summary.get("has_answers") is False:  # nothing can be right, so 0 % would say nothing
+        names = [name for name in names if not name.endswith(("_strict", "_lenient")) and "@" not in name]
     ordered = sorted(names, key=_place)
     return {name: _figure(name, given) for name in ordered}
 
@@ -167,8 +170,10 @@ def _figure(name: str, given: Mapping[str, float]) -> Figure:
 
 
 def _is_shown(name: str, given: Mapping[str, float]) -> bool:
-    if name in _NOT_SHOWN or any(
-        name.endswith(end) and name.removesuffix(end) in given for end in ("_low", "_high", "_error")
+    if (
+        name in _NOT_SHOWN
+        or name.startswith("greedy_reward")
+        or any(name.endswith(end) and name.removesuffix(end) in given for end in ("_low", "_high", "_error"))
     ):
         return False
     if name.startswith("pass@"):

@@ -18,6 +18,7 @@ from dunwu.reports.verdict import Compared, Side, Verdict, difference_text, p_te
 __all__ = ["Progress", "progress_of"]
 
 _FEWEST_STEPS = 10
+_HALVES: tuple[Literal["before"], Literal["after"]] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Progress:
 
 def progress_of(run: RunFolder) -> Progress:
     """By the held-out evaluations where both were made, else by the rewards of the first and the last steps."""
-    before, after = (evaluation_figures(run.summary.get(when)) for when in ("before", "after"))
+    before, after = (evaluation_figures(run.summary, when) for when in _HALVES)
     if before and after:
         sides = [
             Side(label="before", figures=(before,), held_out=_scores(run, "before")),

@@ -165,7 +165,7 @@ def _pair(pair: Sequence[object]) -> str:
 
 
 def _before_and_after(run: RunFolder, progress: Progress) -> list[str]:
-    halves = {when: evaluation_figures(run.summary.get(when)) for when in ("before", "after")}
+    halves = {"before": evaluation_figures(run.summary, "before"), "after": evaluation_figures(run.summary, "after")}
     if not any(halves.values()):
         return _last_steps(run)
     there = {when: figures for when, figures in halves.items() if figures}

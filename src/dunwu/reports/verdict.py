@@ -62,7 +62,7 @@ class Verdict:
     """What can be said of one figure of two settings.
 
     Example: `Verdict(figure="sampled_strict", ahead="a", behind="b", gap=0.062, p=0.003).sentence()` is
-    `"right, sampled: a is ahead of b by 6.2 points, beyond noise (p = 0.003)"`.
+    `"correct, sampled: a is ahead of b by 6.2 points, beyond noise (p = 0.003)"`.
     """
 
     figure: Compared
