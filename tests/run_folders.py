@@ -101,8 +101,8 @@ def _rollout(reward: float, advantage: float, text: str, finish: Any, tokens: in
 
 
 def prompt(row: int) -> Prompt:
-    columns = {"nums": [3, 14, row], "target": 51 + row}
-    text = f"3 14 {row} = {51 + row}"
+    columns = {"nums": [3, 14, row], "target": 42 + row}
+    text = f"3 14 {row} = {42 + row}"
     return Prompt(row_index=row, row=columns, original=text, text=f"<|user|>{text}<|end|>", ids=(1, 2))
 
 

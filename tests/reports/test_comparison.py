@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from run_folders import answers, edit_json, make_run
 
 from dunwu._utils.terminal_text import display_width
 from dunwu.errors import ConfigError
 from dunwu.reports.comparison import compare_runs
 from dunwu.reports.settings import flat_options, same_setting
+from run_folders import answers, edit_json, make_run
 
 
 def of(comparison: object, name: str) -> dict[str, object]:

@@ -60,7 +60,7 @@ class _Seen:
 
     def train(self, *words: object) -> str:
         """The command that trains by this run's recipe with something changed; it takes the next free folder."""
-        return dunwu_command("train", self.run.path / "recipe.yaml", *words)
+        return dunwu_command("train", self.run.path, *words)
 
     def go_on(self, *words: object) -> str:
         """The command that goes on with this run."""

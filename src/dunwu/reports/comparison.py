@@ -93,6 +93,13 @@ class Comparison:
     left_out: tuple[Path, ...] = ()
     """Runs in a folder of runs that have not finished a step."""
 
+    @property
+    def title(self) -> str:
+        """Task and model, as far as all runs share them."""
+        recipes = [flat_options(run.recipe) for setting in self.settings for run in setting.runs]
+        shared = [{option_text(one.get(name)) for one in recipes} for name in ("task.name", "model")]
+        return " · ".join(values.pop().rstrip("/").rpartition("/")[2] for values in shared if len(values) == 1)
+
     def table(self) -> str:
         """For a terminal of 80 columns."""
         from dunwu.reports.comparison_text import as_table
@@ -119,12 +126,15 @@ class Comparison:
         return json.dumps(content, indent=2, ensure_ascii=False, default=str)
 
     def draw(self, path: Path | str) -> Path:
-        """Draw the settings' curves over each other, with mean and band over seeds."""
+        """Draw the settings' curves over each other, with mean and band over seeds.
+
+        Raises:
+            DataError: when no run has kept the metrics of its steps.
+        """
         from dunwu.observers.plots import draw_comparison
 
-        return draw_comparison(
-            {setting.label: [run.steps for run in setting.runs] for setting in self.settings}, path
-        )
+        curves = {setting.label: [run.steps for run in setting.runs if run.steps] for setting in self.settings}
+        return draw_comparison({label: steps for label, steps in curves.items() if steps}, path, title=self.title)
 
 
 def compare_runs(folders: Sequence[str | Path]) -> Comparison:
@@ -202,7 +212,7 @@ def _settings(runs: Sequence[RunFolder]) -> tuple[tuple[Setting, ...], tuple[str
     names = differing_options(firsts, seeds=all(len(group) == 1 for group in groups))
     made = [_made_with(runs[group[0]]) for group in groups]
     also = [name for name in differing_options(made) if all(name in one for one in made)]
-    labels = short_labels(firsts, names, [str(runs[group[0]].path) for group in groups])
+    labels = short_labels(firsts, names, [[str(runs[index].path) for index in group] for group in groups])
     settings = tuple(
         Setting(
             label=label,

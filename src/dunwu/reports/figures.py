@@ -27,6 +27,7 @@ _KNOWN: dict[str, tuple[str, bool]] = {
     "verdicts_right": ("verdicts correct", True),
     "repeats": ("attempts repeated", True),
     "reward": ("reward", False),
+    "reward/": ("", False),
     "train/reward": ("reward, last steps", False),
     "train/tokens": ("tokens, last steps", False),
     "train/cut": ("cut, last steps", True),
@@ -97,10 +98,12 @@ def figure_label(name: str) -> str:
     kind = _kind(name)
     if kind == "pass@k":
         return translated("correct, one of {k}", k=name.removeprefix("pass@"))
+    if kind == "reward/":
+        return translated("reward: {name}", name=name.removeprefix("reward/"))
+    if kind == "reward":
+        return translated("reward")
     if kind in _KNOWN:
         return translated(_KNOWN[kind][0])
-    if name.startswith("reward/"):
-        return translated("reward: {name}", name=name.removeprefix("reward/"))
     return name.replace("_", " ")
 
 
@@ -188,7 +191,8 @@ def _place(name: str) -> int:
 
 
 def _kind(name: str) -> str:
-    return "pass@k" if name.startswith("pass@") else name
+    """The entry in `_KNOWN` that a figure of many names belongs to."""
+    return "pass@k" if name.startswith("pass@") else "reward/" if name.startswith("reward/") else name
 
 
 def _is_number(value: object) -> bool:

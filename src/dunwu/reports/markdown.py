@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 __all__ = ["cell", "code_block", "code_span", "escaped", "markdown_table", "plain"]
 
-_SPECIAL = re.compile(r"([\\`*<>&|~$#]|(?<!\w)_|_(?!\w)|(?<=\])\()")
+_SPECIAL = re.compile(r"([\\`*|~$#]|(?<!\w)_|_(?!\w)|(?<=\])\(|^[>+-])")
 """What Markdown reads as a sign: not an underscore within a name, nor brackets that are no link."""
+_TAG = re.compile(r"<(?=\S)")
+_ENTITY = re.compile(r"&(?=[\w#])")
 _BREAKS = "\u2028\u2029\x85\x0b\x0c\r"
 
 
@@ -34,11 +36,11 @@ def _is_hidden(character: str) -> bool:
 def escaped(text: str) -> str:
     """One line of Markdown that reads as the text.
 
-    Example: `escaped("a|b<c>")` is `"a" + chr(92) + "|b&lt;c&gt;"`.
+    Example: `escaped("a|b<c>")` is `"a" + chr(92) + "|b&lt;c>"`.
     """
     line = " ".join(plain(text, keep="\t").split())
-    line = _SPECIAL.sub(r"\\\1", line)
-    return line.replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    line = _ENTITY.sub("&amp;", line)
+    return _TAG.sub("&lt;", _SPECIAL.sub(r"\\\1", line))
 
 
 def cell(text: str) -> str:
@@ -49,7 +51,7 @@ def cell(text: str) -> str:
 def code_span(text: str) -> str:
     """The text as code within a line, also where it has backticks.
 
-    Example: `code_span("a`b")` is `"``a`b``"`.
+    Example: `code_span("a b") == chr(96) + "a b" + chr(96)` is `True`.
     """
     line = " ".join(plain(text, keep="\n\t").split()) or " "
     fence = "`" * (_longest_run(line) + 1)

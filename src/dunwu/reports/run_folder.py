@@ -140,7 +140,13 @@ def outcome_text(outcome: Outcome) -> str:
 
     Example: `outcome_text("running")` is `"running, or killed"`.
     """
-    return translated("running, or killed") if outcome == "running" else translated(outcome)
+    words: dict[Outcome, str] = {
+        "running": translated("running, or killed"),
+        "finished": translated("finished"),
+        "interrupted": translated("interrupted"),
+        "failed": translated("failed"),
+    }
+    return words[outcome]
 
 
 def open_run(path: str | Path) -> RunFolder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
 
 from dunwu._utils.language import translated
 
@@ -77,13 +79,29 @@ def option_text(value: object) -> str:
     return ", ".join(map(option_text, value)) if isinstance(value, list) else str(value)
 
 
-def short_labels(options: Sequence[Mapping[str, object]], names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """A label for each setting: its differing options where they are few and short, else its folder."""
+def short_labels(
+    options: Sequence[Mapping[str, object]], names: Sequence[str], folders: Sequence[Sequence[str]]
+) -> list[str]:
+    """A label for each setting: its differing options where they are few and short, else its folder.
+
+    Args:
+        options: of each setting, from `flat_options`.
+        names: of the options that differ.
+        folders: of each setting's runs; of several, the label is what their names begin with.
+    """
     if 1 <= len(names) <= 2:
         labels = [
             ", ".join(f"{name.rpartition('.')[2]}={option_text(one.get(name))}" for name in names) for one in options
         ]
         if len(set(labels)) == len(labels) and max(map(len, labels)) <= 36:
             return labels
-    lasts = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
-    return lasts if len(set(lasts)) == len(lasts) else list(folders)
+    lasts = [_beginning([Path(folder).name for folder in several]) for several in folders]
+    return lasts if len(set(lasts)) == len(lasts) else [several[0] for several in folders]
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """`lr-high` of `lr-high-42` and `lr-high-43`."""
+    if len(names) == 1:
+        return names[0]
+    shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in shared).rstrip("-_=. ") or names[0]

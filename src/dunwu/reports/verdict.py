@@ -22,11 +22,6 @@ Test: TypeAlias = Literal["pairs", "intervals", "seeds"]
 """Over pairs of answers to the same prompts, over the figures' intervals, over seeds."""
 
 _LEVEL = 0.05
-_TESTS: dict[Test, str] = {
-    "pairs": "pairs of answers to the same {n} held-out prompts (sign flips; McNemar)",
-    "intervals": "intervals of the figures (Newcombe)",
-    "seeds": "means over seeds (Welch's t)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +187,14 @@ def _of_many(verdicts: Sequence[Verdict]) -> str:
 def _how_tested(verdicts: Sequence[Verdict]) -> list[str]:
     if not verdicts:
         return []
-    made = [test for test in _TESTS if any(test in verdict.tests for verdict in verdicts)]
     most = max(verdict.prompts for verdict in verdicts)
-    tests = "; ".join(translated(_TESTS[test], n=most) for test in made)
+    names: dict[Test, str] = {
+        "pairs": translated("pairs of answers to the same {n} held-out prompts (sign flips; McNemar)", n=most),
+        "intervals": translated("intervals of the figures (Newcombe)"),
+        "seeds": translated("means over seeds (Welch's t)"),
+    }
+    made = [test for test in names if any(test in verdict.tests for verdict in verdicts)]
+    tests = "; ".join(names[test] for test in made)
     lines = [translated("Tested by: {tests}.", tests=tests)]
     if any(len(verdict.tests) > 1 for verdict in verdicts):
         lines[0] += " " + translated("Where two tests apply, the larger p counts.")
