@@ -162,6 +162,17 @@ def test_runs_without_an_evaluation_show_their_last_steps(tmp_path: Path) -> Non
     assert "reward, last steps" in comparison.table()
 
 
+def test_without_an_evaluation_seeds_still_tell_settings_apart_by_their_rewards(tmp_path: Path) -> None:
+    """Means 1.1 and 2.1, spread 0.1: t = 1 / √(2 · 0.01 / 3) = 12.2 with 4 degrees, p = 0.0003."""
+    for name, beta, reward in (("a", "0.1", 1.0), ("b", "0.2", 2.0)):
+        for seed in range(3):
+            changed = {"train.seed": str(seed), "train.beta": beta}
+            make_run(tmp_path / f"{name}{seed}", rewards=[reward + 0.1 * seed] * 40, options=changed)
+    verdict = of(compare_runs([tmp_path]), "train/reward")
+    assert verdict["ahead"] == "beta=0.2" and verdict["tests"] == ["seeds"]
+    assert verdict["p"] == pytest.approx(0.00026, abs=2e-5)
+
+
 def test_a_run_that_has_not_begun_is_left_out_of_a_sweep_and_refused_by_name(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep" / "a", after=answers(3, 30))
     make_run(tmp_path / "sweep" / "b", after=answers(3, 30), options={"train.beta": "0.5"})
@@ -198,6 +209,7 @@ def test_the_table_has_80_columns_whatever_is_in_it(tmp_path: Path, count: int) 
     lines = [line for line in table.splitlines() if str(tmp_path) not in line]
     assert folders and max(map(display_width, lines)) <= 80
     assert "25.0 % " in table
+    assert all(f"{10.0 ** -(i + 3):g}" in table for i in range(count)), "each setting's options are told"
 
 
 def test_what_stands_in_a_recipe_cannot_break_the_page_or_the_terminal(tmp_path: Path) -> None:

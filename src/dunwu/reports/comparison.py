@@ -269,7 +269,10 @@ def _setting_as_json(setting: Setting) -> dict[str, object]:
                 "steps": steps,
                 "seconds": run_seconds(run),
                 "status": run.outcome,
+                "figures": {name: figure.value for name, figure in figures.items()},
             }
-            for run, seed, steps in zip(setting.runs, setting.seeds, setting.steps, strict=True)
+            for run, seed, steps, figures in zip(
+                setting.runs, setting.seeds, setting.steps, setting.of_runs, strict=True
+            )
         ],
     }

@@ -25,6 +25,8 @@ Row: TypeAlias = tuple[str, list[str]]
 _WIDTH = 80
 _MOST_COLUMNS = 4
 _UNKNOWN = "–"
+_FIRST = ("sampled_strict", "greedy_strict", "sampled_tokens")
+"""Figures of settings below each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +55,9 @@ def as_markdown(comparison: Comparison) -> str:
     columns = _columns(comparison)
     runs = [f"- {code_span(one.label)}: {', '.join(map(code_span, _folders(one)))}" for one in comparison.settings]
     tables = [
-        f"**{title}**\n\n{markdown_table([title, *(one.label for one in columns)], rows)}"
-        for title, made in _sections(comparison, columns, short=False)
-        if (rows := [[label, *cells] for label, cells in made])
+        markdown_table([title, *(one.label for one in columns)], [[label, *cells] for label, cells in rows])
+        for title, rows in _sections(comparison, columns, short=False)
+        if rows
     ]
     verdicts = "\n".join(f"- {line}" for line in verdict_lines(comparison.verdicts))
     blocks = [
@@ -221,15 +223,21 @@ def _lines(label: str, cells: Sequence[str], first: int, room: int) -> list[str]
 
 
 def _below(columns: Sequence[_Column]) -> str:
-    """A line a setting, with the figures that matter most."""
-    names = shown([one.figures for one in columns])[:3]
+    """A line a setting, with the figures that matter most, and its options where its label does not tell them."""
+    there = shown([one.figures for one in columns])
+    names = [name for name in _FIRST if name in there] or there[:3]
     room = 13
     heads = [*map(figure_label, names), translated("time")]
     first = _WIDTH - (room + 2) * (len(names) + 1)
     lines = _lines("", heads, first, room)
     for one in columns:
         lines += _lines(one.label, [*(_cell(one, name) for name in names), _time(one.seconds)], first, room)
-    return "\n".join(lines)
+    if all(len(one.options) > 2 or "=" not in one.label for one in columns):
+        lines.append("")
+        for one in columns:
+            options = ", ".join(f"{name}={value}" for name, value in one.options.items())
+            lines += wrap(f"{one.label}: {options}", _WIDTH).split("\n") if options else []
+    return "\n".join(lines).rstrip()
 
 
 def _cell(column: _Column, name: str) -> str:
