@@ -144,7 +144,7 @@ def test_verdict_and_findings_of_the_run_are_taken_over(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     findings = ["half of the groups were dead", {"what": "cut", "steps": 3, "remedy": "raise *it*"}]
     edit_json(run / "summary.json", verdict="it learned <b>", findings=findings)
-    assert "- it learned &lt;b>\n- half of the groups were dead\n- cut raise \\*it\\*" in card(run)
+    assert "- it learned &lt;b>\n- half of the groups were dead\n- After step 3: cut raise \\*it\\*" in card(run)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 
 from dunwu._utils.terminal_text import display_width
 from dunwu.errors import ConfigError
+from dunwu.reports.logged_completion import LoggedCompletion
 from dunwu.reports.rollout_text import completion_table, group_text
 from dunwu.reports.rollouts import (
     Bound,
-    LoggedCompletion,
     RolloutQuery,
     find_completions,
     find_group,

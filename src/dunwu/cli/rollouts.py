@@ -13,9 +13,9 @@ from typing import get_args
 from dunwu._utils.language import translated
 from dunwu._utils.terminal_text import wrap
 from dunwu.errors import ConfigError, DunwuError
+from dunwu.reports.logged_completion import LoggedCompletion
 from dunwu.reports.rollout_text import completion_table, group_text
 from dunwu.reports.rollouts import (
-    LoggedCompletion,
     RolloutQuery,
     RolloutSource,
     SortKey,

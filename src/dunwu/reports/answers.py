@@ -7,7 +7,8 @@ from typing import Any
 
 from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
-from dunwu.reports.rollouts import LoggedCompletion, RolloutQuery, StepChoice, find_completions
+from dunwu.reports.logged_completion import LoggedCompletion
+from dunwu.reports.rollouts import RolloutQuery, StepChoice, find_completions
 from dunwu.reports.run_folder import RunFolder
 
 __all__ = ["ShownAnswer", "three_answers"]

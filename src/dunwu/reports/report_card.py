@@ -13,9 +13,9 @@ from dunwu.reports.advice import suggestions
 from dunwu.reports.answers import ShownAnswer, three_answers
 from dunwu.reports.comparison import run_seconds, run_steps
 from dunwu.reports.figures import duration, evaluation_figures, figure_label, shown, training_figures
+from dunwu.reports.logged_completion import LoggedCompletion
 from dunwu.reports.markdown import code_block, code_span, escaped, markdown_table
 from dunwu.reports.progress import Progress, progress_of
-from dunwu.reports.rollouts import LoggedCompletion
 from dunwu.reports.run_folder import RunFolder, outcome_text
 from dunwu.reports.run_record import Session
 from dunwu.reports.settings import flat_options, option_text
@@ -251,7 +251,8 @@ def _listed(findings: object) -> Sequence[object]:
 
 def _finding(found: object) -> str:
     if isinstance(found, Mapping):
-        return " ".join(str(value) for value in found.values() if isinstance(value, str) and value)
+        words = " ".join(str(found[name]) for name in ("what", "remedy") if found.get(name))
+        return translated("After step {n}: {words}", n=found["step"], words=words) if "step" in found else words
     return found if isinstance(found, str) else ""
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dunwu._utils.language import translated
 from dunwu._utils.terminal_text import display_width, pad_left, pad_right, shorten, wrap
+from dunwu.reports.logged_completion import LoggedCompletion
 from dunwu.reports.markdown import plain
-from dunwu.reports.rollouts import LoggedCompletion
 
 __all__ = ["completion_table", "group_text", "one_line"]
 

@@ -10,15 +10,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError
+from dunwu.reports.logged_completion import LoggedCompletion
 from dunwu.reports.run_folder import RunFolder
 
 __all__ = [
     "Bound",
-    "LoggedCompletion",
     "Matches",
     "RolloutQuery",
     "RolloutSource",
@@ -54,81 +54,6 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 _BEGINNING = re.compile(rb'\{"step": (\d+), "row": (\d+),')
 """How a line of `rollouts.jsonl` begins: read without its JSON, which is most of a line's cost."""
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedCompletion:
-    """One line of a file of completions; what the line lacks has its default.
-
-    Example: `LoggedCompletion(entry={"row": 3, "completion": "51", "reward": 1.5}).reward` is `1.5`.
-    """
-
-    entry: Mapping[str, Any]
-    """The line's object."""
-
-    @property
-    def step(self) -> int | None:
-        """The step that it was sampled for; None in evaluations before and after."""
-        step = self.entry.get("step")
-        return int(step) if isinstance(step, int | float) else None
-
-    @property
-    def row(self) -> int | None:
-        """The prompt's row."""
-        row = self.entry.get("row")
-        return row if isinstance(row, int) else None
-
-    @property
-    def sample(self) -> int | None:
-        """Which of the prompt's samples; None for a greedy completion."""
-        return self.entry.get("sample")
-
-    @property
-    def prompt(self) -> str:
-        """As the model saw it."""
-        return str(self.entry.get("prompt", ""))
-
-    @property
-    def text(self) -> str:
-        """The completion; of a conversation all turns that followed the prompt."""
-        return str(self.entry.get("completion", ""))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens sampled."""
-        return int(self.entry.get("tokens") or 0)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the token limit ended it."""
-        return self.entry.get("finish_reason") == "length"
-
-    @property
-    def is_right(self) -> bool | None:
-        """The task's strict grade; None for what was only trained on."""
-        return self.entry.get("strict")
-
-    @property
-    def reward(self) -> float | None:
-        """Weighted sum of the scores; None where no reward function scored it."""
-        return _finite(self.entry.get("reward"))
-
-    @property
-    def advantage(self) -> float | None:
-        """None in evaluations."""
-        return _finite(self.entry.get("advantage"))
-
-    @property
-    def scores(self) -> Mapping[str, float | None]:
-        """Reward function to its value."""
-        scores = self.entry.get("scores")
-        return {name: _finite(value) for name, value in scores.items()} if isinstance(scores, dict) else {}
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """The row's other columns; empty where the line has none."""
-        columns = self.entry.get("columns")
-        return columns if isinstance(columns, dict) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,7 +320,3 @@ def _check_names(one: LoggedCompletion, query: RolloutQuery) -> None:
     for name in query.scores:
         if name not in one.scores:
             raise ConfigError(f"this run has no reward {name!r}{did_you_mean(name, one.scores)}")
-
-
-def _finite(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
