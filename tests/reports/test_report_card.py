@@ -142,7 +142,7 @@ def test_a_long_answer_is_shown_by_its_beginning_and_end(tmp_path: Path) -> None
 
 def test_verdict_and_findings_of_the_run_are_taken_over(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    findings = ["half of the groups were dead", {"what": "cut", "steps": 3, "remedy": "raise *it*"}]
+    findings = ["half of the groups were dead", {"step": 3, "what": "cut", "remedy": "raise *it*"}]
     edit_json(run / "summary.json", verdict="it learned <b>", findings=findings)
     assert "- it learned &lt;b>\n- half of the groups were dead\n- After step 3: cut raise \\*it\\*" in card(run)
 
