@@ -118,6 +118,7 @@ def test_one_recipe_twice_with_one_seed_is_two_settings() -> None:
     other = flat_options({"model": "m", "train": {"seed": 2, "beta": 0.1, "output_dir": "x"}})
     assert same_setting([first, first]) == [[0], [1]]
     assert same_setting([first, other]) == [[0, 1]]
+    assert same_setting([first, other, other]) == [[0, 1], [2]]
 
 
 def test_with_several_settings_p_is_raised_and_the_best_is_named(tmp_path: Path) -> None:
@@ -128,6 +129,9 @@ def test_with_several_settings_p_is_raised_and_the_best_is_named(tmp_path: Path)
     text = " ".join(comparison.table().split())
     assert "correct, greedy: highest is beta=0.3; beyond noise ahead of beta=0.1, beta=0.2" in text
     assert "3 comparisons (Holm)" in text
+    # 20, 18 and 2 pairs changed: 2 / 2^20 three times, 2 / 2^18 twice, 2 / 2^2 once.
+    raised = sorted(one.p for one in comparison.verdicts if one.figure == "greedy_strict")
+    assert raised == pytest.approx([6 / 2**20, 4 / 2**18, 0.5])
 
 
 def test_tasks_without_right_answers_are_compared_by_reward(tmp_path: Path) -> None:
