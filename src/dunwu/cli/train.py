@@ -72,10 +72,15 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 def _run_several(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Seeds or a sweep, and then the comparison."""
     from dunwu.recipes.sweep import plan_runs, run_all
+    from dunwu.reports.comparison import compare_runs
 
     planned = plan_runs(args.recipe, overrides, seeds=args.seeds, swept=args.sweep)
     folders = run_all(args.recipe, planned, overwrite=args.overwrite)
-    print(f"{len(folders)} runs in {folders[0].parent}")
+    above = folders[0].parent
+    comparison = compare_runs(folders)
+    (above / "comparison.md").write_text(comparison.markdown() + "\n", encoding="utf-8")
+    comparison.draw(above / "comparison.png")
+    print(f"\n{comparison.table()}\n\n{above / 'comparison.md'} has the same, comparison.png the curves")
     return 0
 
 

@@ -21,9 +21,11 @@ from dunwu.recipes.evaluation_file import read_evaluation, write_evaluation
 from dunwu.recipes.held_out import HeldOut, make_held_out
 from dunwu.recipes.options import Options
 from dunwu.recipes.recipe import Recipe
-from dunwu.recipes.run_files import RunFiles
+from dunwu.recipes.run_files import OpenSession, RunFiles
 from dunwu.recipes.start import choose_start
 from dunwu.recipes.wiring import make_config, make_observers, make_task_and_check_model, make_trainer
+from dunwu.reports.report_card import write_report
+from dunwu.reports.run_folder import RunFolder
 from dunwu.rewards import thought
 from dunwu.training.interruption import RunInterrupted
 
@@ -97,22 +99,29 @@ class Experiment:
         Raises:
             RunInterrupted: by Ctrl-C or SIGTERM; model, checkpoint and figures so far are written before.
         """
-        checkpoint = str(self.start.checkpoint) if self.start.checkpoint is not None else None
         files = RunFiles(self.recipe, self.start, parallel=self.parallel)
-        with files.session() as session:
-            before = self._evaluated_before()
-            self._prepare_picture(before)
-            try:
-                self.trainer.train(resume_from_checkpoint=checkpoint)
-            except RunInterrupted:
-                self.trainer.save_model()
-                self._finish(self._result(before, None), status="interrupted")
-                raise
-            finally:
-                session.update(self.trainer.state.global_step, self._seconds())
+        try:
+            with files.session() as session:
+                return self._run(session)
+        finally:
+            if self.is_main and (self.folder / "summary.json").is_file():
+                write_report(RunFolder(self.folder))  # last: it says how the session has ended
+
+    def _run(self, session: OpenSession) -> ExperimentResult:
+        checkpoint = str(self.start.checkpoint) if self.start.checkpoint is not None else None
+        before = self._evaluated_before()
+        self._prepare_picture(before)
+        try:
+            self.trainer.train(resume_from_checkpoint=checkpoint)
+        except RunInterrupted:
             self.trainer.save_model()
-            after = self.evaluate_held_out("after training")
-            return self._finish(self._result(before, after), status="finished")
+            self._finish(self._result(before, None), status="interrupted")
+            raise
+        finally:
+            session.update(self.trainer.state.global_step, self._seconds())
+        self.trainer.save_model()
+        after = self.evaluate_held_out("after training")
+        return self._finish(self._result(before, after), status="finished")
 
     def evaluate_held_out(self, when: str) -> Evaluation | None:
         """Held-out evaluation of the model as it is; None where the recipe asks for none.
@@ -184,6 +193,7 @@ class Experiment:
         summary: Options = {
             "task": self.task.name,
             "status": status,
+            "has_answers": getattr(self.task, "has_answers", True),
             "seconds": result.seconds,
             "steps": self.trainer.state.global_step,
         }
