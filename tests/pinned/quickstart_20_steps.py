@@ -3,8 +3,8 @@
     python tests/pinned/quickstart_20_steps.py > tests/pinned/quickstart_20_steps.json
 
 The settings are those of the first quickstart and stand here in full (`RECIPE`), so that tuning the recipe of that
-name moves nothing. It runs in a process of its own, in which all that depends on the kind of processor is switched off (`ENVIRONMENT`):
-compiled decoding steps, torch's vector kernels, MKL's choice of kernels.
+name moves nothing. It runs in a process of its own, in which all that depends on the kind of processor is switched
+off (`ENVIRONMENT`): compiled decoding steps, torch's vector kernels, MKL's choice of kernels.
 """
 
 from __future__ import annotations
