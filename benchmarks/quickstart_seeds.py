@@ -1,8 +1,8 @@
 """The quickstart on several seeds: accuracy before and after, and how true the thoughts are.
 
-    python benchmarks/quickstart_seeds.py [--seeds 42 43 44] [--split test]
+    python benchmarks/quickstart_seeds.py [--recipe quickstart_long] [--seeds 42 43 44] [--split test]
 
-`dunwu quickstart` in fresh processes one after the other, and a table of their summaries. Settings are
+`dunwu train quickstart` in fresh processes one after the other, and a table of their summaries. Settings are
 chosen with `--split validation`; what is reported is the test split. Every seed that was run is in the table.
 """
 
@@ -26,28 +26,33 @@ COLUMNS = {
     "arithmetic_right": "arithmetic right",
     "verdicts_right": "verdicts right",
     "repeats": "repeats",
+    "sampled_cut": "cut, sampled",
+    "greedy_cut": "cut, greedy",
 }
 
 
 def main() -> None:
     """Run the seeds and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", choices=("quickstart", "quickstart_long"), default="quickstart")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart_seeds")
+    parser.add_argument("--out", type=Path, help="where the runs go (default: runs/RECIPE_seeds)")
     args, overrides = parser.parse_known_args()
+    args.out = args.out or ROOT / "runs" / f"{args.recipe}_seeds"
     summaries = [run(seed, args, overrides) for seed in args.seeds]
     lines = report(summaries, args, overrides)
     print("\n".join(lines))
     if args.split == "test" and not overrides:
-        write_results("quickstart", lines, summaries)
+        write_results(args.recipe, lines, summaries)
 
 
 def run(seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """One seed in a process of its own."""
     folder = args.out / f"{args.split}-{seed}"
-    command = [sys.executable, "-m", "dunwu", "quickstart", "--seed", str(seed), "--output", str(folder)]
-    subprocess.run([*command, "--evaluate.split", args.split, *overrides], check=True)
+    own = {"train.seed": str(seed), "train.output_dir": str(folder), "evaluate.split": args.split}
+    words = [word for name, value in own.items() for word in (f"--{name}", value)]
+    subprocess.run([sys.executable, "-m", "dunwu", "train", args.recipe, *words, *overrides], check=True)
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {"seed": seed, **found}
 
@@ -64,10 +69,11 @@ def report(summaries: list[dict[str, Any]], args: argparse.Namespace, overrides:
             rows.append([seed, when, seconds, *(shown(name, summary[when][name]) for name in COLUMNS)])
         change = [difference(name, summary["after"][name] - summary["before"][name]) for name in COLUMNS]
         rows.append([seed, "change", "", *change])
+    which = "" if args.recipe == "quickstart" else f" --recipe {args.recipe}"
     return [
-        "# The quickstart on several seeds",
+        f"# `{args.recipe}` on several seeds",
         "",
-        f"`python benchmarks/quickstart_seeds.py --seeds {seeds} --split {args.split}{more}`, {machine()}.",
+        f"`python benchmarks/quickstart_seeds.py{which} --seeds {seeds} --split {args.split}{more}`, {machine()}.",
         f"{int(after['prompts'])} held-out puzzles of the {args.split} split, {int(after['samples'])} samples each; "
         "accuracy: right and in the demanded format.",
         "",

@@ -1,4 +1,4 @@
-"""What the program computes stays the same to the bit: a committed curve of the quickstart, and the public names."""
+"""What the program computes stays the same to the bit: a committed curve of twenty steps."""
 
 import json
 import os
@@ -22,7 +22,7 @@ DRAWN_WITH = {"torch": "2.13.0", "transformers": "5.23.0"}
     or any(version(name).partition("+")[0] != wanted for name, wanted in DRAWN_WITH.items()),
     reason=f"the curve was drawn on x86_64 with {DRAWN_WITH}",
 )
-def test_twenty_steps_of_the_quickstart_are_what_they_were_to_the_bit() -> None:
+def test_twenty_steps_are_what_they_were_to_the_bit() -> None:
     """Loss, rewards, gradient norm, KL and entropy of each step, every sampled token, and the weights at the end.
 
     A change that is meant to alter what is computed draws the curve anew (see the script) and says so in CHANGELOG.

@@ -18,8 +18,9 @@ from numbers import Real
 
 from dunwu.errors import DataError
 from dunwu.rewards.formats import Completions, answer_in_tags, completion_text
+from dunwu.rewards.text import thought
 
-__all__ = ["equation_solves", "evaluate_expression", "solves"]
+__all__ = ["equation_solves", "evaluate_expression", "solves", "trials_right_and_new"]
 
 MAX_CHARACTERS = 400
 """Longest expression that is read: 100 numbers of two digits with their signs and spaces."""
@@ -27,6 +28,7 @@ MAX_CHARACTERS = 400
 _MAX_DIGITS = 12
 _TOKEN = re.compile(r"\s*(?:(0|[1-9][0-9]*)(?![0-9])|([-−+*×/÷()]))")
 _SIGNS = {"−": "-", "×": "*", "÷": "/"}
+_VERDICT = re.compile(r" (yes|no)[ .]*$")
 _RANK = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2}
 _APPLY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "+": operator.add,
@@ -70,6 +72,50 @@ def equation_solves(
     answers = [answer_in_tags(completion_text(c)) for c in completions]
     rows = zip(answers, nums, target, strict=True)
     return [float(answer is not None and solves(answer, n, t)) for answer, n, t in rows]
+
+
+def trials_right_and_new(
+    completions: Completions, nums: Sequence[Sequence[int]], target: Sequence[float], **columns: object
+) -> list[float]:
+    """Share of the thought's lines that are right trials not made before in it, 0 to 1; 0.0 without a line.
+
+    A right trial, `17-14=3, 17*3=51 yes`, comes from the row's numbers (each once, or a result of before) to a single
+    one, in right steps, and its verdict, where it has one, is true. A line that the token limit cut is left out.
+
+    Beside `thought_lines_differ` it closes a way out: a wrong calculation is always a new line.
+    """
+    rows = zip(completions, nums, target, strict=True)
+    return [_share_right_and_new(_finished_lines(completion_text(c)), n, t) for c, n, t in rows]
+
+
+def _finished_lines(text: str) -> list[str]:
+    said = thought(text)
+    lines = (thought(text + "</think>") or "").split("\n")[:-1] if said is None else said.split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _share_right_and_new(lines: Sequence[str], nums: Sequence[int], target: float) -> float:
+    right = sum(_trial_is_right(line, nums, target) for line in set(lines))
+    return right / len(lines) if lines else 0.0
+
+
+def _trial_is_right(line: str, nums: Sequence[int], target: float) -> bool:
+    """Each step takes its numbers from the table and puts its result there; one is left, as the verdict says."""
+    verdict = _VERDICT.search(line)
+    table, last = list[float | Fraction](nums), Fraction(0)
+    for step in line[: verdict.start() if verdict else None].split(","):
+        left, equals, right = step.partition("=")
+        tokens, made = _tokens(left), evaluate_expression(right)
+        used = [token for token in tokens or () if isinstance(token, int)]
+        if tokens is None or not equals or made is None or _value(tokens) != made:
+            return False
+        for number in used:
+            if number not in table:
+                return False
+            table.remove(number)
+        table.append(made)
+        last = made
+    return len(table) == 1 and (verdict is None or (verdict[1] == "yes") is (last == target))
 
 
 def _tokens(expression: str) -> list[int | str] | None:

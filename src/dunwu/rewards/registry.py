@@ -39,6 +39,7 @@ _TUTORIALS = (
 )
 _REPAIRED = (
     countdown.equation_solves,
+    countdown.trials_right_and_new,
     formats.reasoning_answer_format,
     formats.reasoning_answer_tags,
     formats.think_answer_format,
