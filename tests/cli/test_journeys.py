@@ -1,6 +1,7 @@
 """The eight journeys of docs/journeys.md: every command as it stands there, in order, in one empty folder."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -20,9 +21,9 @@ ROWS = ["--evaluate.rows", "6", "--evaluate.samples", "2"]
 
 SEEN = {
     "dunwu quickstart": ("6 held-out prompts", "4 steps in", "chat runs/quickstart", "rollouts runs/quickstart"),
-    "dunwu chat runs/quickstart": ("> 3 14 17 = 31", "<think>"),
+    "dunwu chat runs/quickstart": ("> 3 14 17 = 34", "<think>"),
     "dunwu chat embedded": ("[",),
-    "dunwu rollouts runs/quickstart --step last": ("3.", "tokens"),
+    "dunwu rollouts runs/quickstart --step last": ("scores: think_answer_format", "shown of 8"),
     "dunwu rollouts runs/quickstart --step 1 --cut --limit 3": ("",),
     "dunwu report runs/quickstart": ("runs/quickstart",),
     "dunwu options evaluate": ("--evaluate.rows  (a whole number; default 500)",),
@@ -63,9 +64,13 @@ def expected(command: str) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_every_command_of_the_eight_journeys_works_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, logger="dunwu")
     rows = [{"question": f"{a} {b} = {a + b}", "answer": str(a + b)} for a in range(1, 12) for b in range(1, 9)]
     Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for command in commands():
@@ -78,6 +83,8 @@ def test_every_command_of_the_eight_journeys_works_as_it_stands(
         else:
             code = main(words[1:])
             out, err = capfd.readouterr()
+            out += caplog.text  # on a terminal the log is printed
+            caplog.clear()
         assert code == 0, f"{command}: {out[-2000:]}{err[-2000:]}"
         for text in expected(command):
             assert text in out + err, f"{command}: {text!r} is not in\n{out[-3000:]}"
