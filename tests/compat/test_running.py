@@ -170,7 +170,7 @@ import dunwu.compat
 import trl
 assert trl.__version__ == "1.16.0+dunwu" and trl.GRPOConfig is GRPOConfig
 from trl.trainer import GRPOTrainer
-for name, words in (("PPOTrainer", "no value model"), ("nothing_such", "which has GRPOConfig")):
+for name, words in (("PPOTrainer", "no value model"), ("nothing_such", "of TRL it has GRPOConfig")):
     assert not hasattr(trl, name) and getattr(trl, name, None) is None
     assert not hasattr(trl.trainer, name)
     for line in (f"from trl import {name}", f"from trl.trainer import {name}", f"trl.{name}"):

@@ -6,7 +6,9 @@ The tutorials' rewards, value for value (`tutorials`); repaired ones under names
 rewards a task has is in `dunwu.tasks`.
 
 A reward function is called with keyword arguments `prompts`, `completions`, `completion_ids` and every dataset column
-but `prompt`, and returns one number or None a completion.
+but `prompt`, and returns one number or None a completion. One that takes them also gets `log_metric(name, value)`,
+for the metrics of the step, `log_extra(column, values)`, for the rows of completions, and `trainer_state`,
+transformers' state of the run: TRL 1.16's names and meanings.
 
 Every public name of these modules can be imported from here; a module is loaded when one of its names is first used.
 """
