@@ -10,6 +10,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["DUNWU_LANG"] = "en"  # whatever the machine speaks
 
 import string
 from collections.abc import Callable, Iterator, Sequence

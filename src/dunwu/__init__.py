@@ -14,6 +14,9 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import dunwu._utils.language as _language
+import dunwu.errors as _errors
+
 if TYPE_CHECKING:
     from dunwu.config import GRPOConfig as GRPOConfig
     from dunwu.core.algorithm import AlgorithmConfig as AlgorithmConfig
@@ -74,6 +77,7 @@ __version__ = "0.1.0"
 
 # tqdm's advice to install widgets would be the first thing that a notebook shows, in red; no bar here needs them.
 warnings.filterwarnings("ignore", message="IProgress not found")
+_errors.DunwuError.translate = staticmethod(_language.translated)  # type: ignore[method-assign, assignment]
 
 _NAMES = {
     "config": ("GRPOConfig",),

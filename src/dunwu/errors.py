@@ -37,7 +37,22 @@ __all__ = [
 
 
 class DunwuError(ValueError):
-    """Something that a user can mend; the message says what, what was given, and what to do."""
+    """Something that a user can mend; the message says what, what was given, and what to do.
+
+    The message is English, to be searched for; where another language is asked for, its twin is a note below it.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        message = str(self)
+        twin = self.translate(message)
+        if twin != message:
+            self.add_note(twin)
+
+    @staticmethod
+    def translate(message: str) -> str:
+        """The message in the language that is asked for; the package puts what can do it in this one's place."""
+        return message
 
 
 class ConfigError(DunwuError):

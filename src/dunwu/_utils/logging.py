@@ -11,6 +11,7 @@ import shutil
 import sys
 
 from dunwu._utils.distributed import is_main_process
+from dunwu._utils.language import translated
 from dunwu._utils.terminal_text import wrap
 
 __all__ = ["DunwuLogger", "forget_logged_once", "get_logger", "set_verbosity"]
@@ -73,8 +74,8 @@ class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Wrapped between words on a terminal; a line stays a line in files and pipes."""
-        text = super().format(record)
+        """In the language asked for; wrapped between words on a terminal, a line stays a line in files and pipes."""
+        text = translated(super().format(record))
         if not self.stream.isatty():
             return text
         return wrap(text, min(shutil.get_terminal_size().columns, _WIDEST))

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from dunwu._utils.language import language, translated
+from dunwu.cli.help_texts import in_language
+
 __all__ = ["main"]
 
 COMMANDS = {
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
+        language()  # one that is not there is said before anything is loaded
         code = int(module.run(args, _overrides(rest, sub, module)))
         sys.stdout.flush()
         return code
@@ -52,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # ImportError: an optional package that is not installed
-        print(f"dunwu {args.command}: {error}", file=sys.stderr)
+        print(f"dunwu {args.command}: {translated(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"\ndunwu {args.command}: {str(stopped) or 'stopped'}", file=sys.stderr)
+        print(f"\ndunwu {args.command}: {translated(str(stopped)) or translated('stopped')}", file=sys.stderr)
         return 130
 
 
@@ -65,7 +69,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from dunwu._utils.secrets import redact
 
-        self.exit(2, f"{self.prog}: {redact(message)} (`{self.prog} --help` shows what it takes)\n")
+        where = translated(f"(`{self.prog} --help` shows what it takes)")
+        self.exit(2, f"{self.prog}: {translated(redact(message))} {where}\n")
 
 
 def _parser(command: str | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser | None, ModuleType | None]:
@@ -88,6 +93,8 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, argparse.Argu
         if name == command:
             chosen, module = sub, importlib.import_module(f"dunwu.cli.{name}")
             module.add_arguments(sub)
+            in_language(sub)
+    in_language(parser)
     return parser, chosen, module
 
 
@@ -105,7 +112,8 @@ def _unknown_command(name: str) -> int:
     from dunwu._utils.secrets import redact
     from dunwu._utils.suggest import did_you_mean
 
-    print(f"dunwu: there is no command {redact(name)!r}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+    sentence = translated(f"there is no command {redact(name)!r}{did_you_mean(name, COMMANDS)}")
+    print(f"dunwu: {sentence}", file=sys.stderr)
     return 2
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise ConfigError("there is no standard input to read from; give --message")
     interactive = sys.stdin.isatty()
     if interactive:
-        print("\n".join([*talk.introduction(), _HELP]))
+        print("\n".join(map(translated, [*talk.introduction(), _HELP])))
     while (line := _read(interactive)) is not None and line != "/quit":
         if line:
             print(talk.command(line) if line.startswith("/") else talk.answer(line), flush=True)
@@ -103,12 +104,12 @@ class _Conversation:
         """What `/reset`, `/template` or `/ids` prints; the help for anything else."""
         if line == "/reset":
             self.reset()
-            return "a new conversation"
+            return translated("a new conversation")
         if line in ("/template", "/ids"):
             if self.row is None and not any(message["role"] == "user" for message in self.messages):
-                return "send a message first"
+                return translated("send a message first")
             return self._shown(self._prompt(), ids=line == "/ids")
-        return _HELP
+        return translated(_HELP)
 
     def answer(self, text: str) -> str:
         """The model's answer to the next message; a question of the task's is a conversation of its own."""
@@ -130,7 +131,7 @@ class _Conversation:
         if self.args.show_template or self.args.show_ids:
             shown.append(self._shown(prompt, ids=self.args.show_ids))
         cut = " [cut at the limit; --max-new-tokens raises it]" if completion.finish_reason == "length" else ""
-        return "\n".join([*shown, completion.text + cut + self._mark(completion.text)])
+        return "\n".join([*shown, completion.text + translated(cut) + self._mark(completion.text)])
 
     def _row(self, text: str) -> Row | None:
         """The row of the task that the text stands for, if it is one."""
@@ -142,7 +143,8 @@ class _Conversation:
         """Whether the answer is right, where the task can tell."""
         if self.task is None or self.row is None or self.task.gold_completion(self.row) is None:
             return ""
-        return "  [correct]" if self.task.grade(self.row, answer).strict else "  [wrong]"
+        right = self.task.grade(self.row, answer).strict
+        return f"  [{translated('correct') if right else translated('wrong')}]"
 
     def _prompt(self) -> Prompt:
         from dunwu.rollout.training_prompts import prompts_for_model

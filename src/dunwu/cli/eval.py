@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     content = _content(args, model)
     recipe = _recipe(content, args, overrides)
     for line in _said(recipe, args, model):
-        print(line, file=sys.stderr if args.json else sys.stdout)
+        print(translated(line), file=sys.stderr if args.json else sys.stdout)
     report = _evaluation(recipe, model)
     print(json.dumps(report.metrics(), indent=2) if args.json else report.table())
     return 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dunwu.hub import FetchReport
 
+from dunwu._utils.language import translated
+
 __all__ = ["add_arguments", "run"]
 
 _TASKS = {"gsm8k": "gsm8k", "countdown": "countdown_3b", "tldr": "tldr"}
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from dunwu.hub import fetch
 
     report = fetch(args.name, args.to, kind=args.kind, source=args.source, revision=args.revision)
-    print(_told(report))
+    print(translated(_told(report)))
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from dunwu._utils.language import translated
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -21,8 +23,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if args.group is not None:
         print("\n".join(option_lines(args.group)))
         return 0
-    print("An option is given as --GROUP.OPTION VALUE, or stands in a recipe under its group.\n")
+    print(translated("An option is given as --GROUP.OPTION VALUE, or stands in a recipe under its group.\n"))
     for name, (about, _) in GROUPS.items():
-        print(f"  {name:10} {about}")
-    print(f"\n{dunwu_command('options', 'train')} lists one group.")
+        print(f"  {name:10} {translated(about)}")
+    print(translated(f"\n{dunwu_command('options', 'train')} lists one group."))
     return 0

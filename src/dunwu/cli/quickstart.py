@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dunwu._utils.commands import dunwu_command
-from dunwu.cli.train import add_run_arguments, before_and_after, run_one
+from dunwu._utils.language import translated
+from dunwu.cli.train import add_run_arguments, before_and_after, run_one, table_row
 from dunwu.recipes.recipe import load_recipe
 from dunwu.reports.run_folder import next_free_folder
 
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Train, then the table, three puzzles and what to do next."""
     given = {"train.output_dir": args.output, "train.seed": str(args.seed), **overrides}
     recipe = load_recipe("quickstart", {**given, **({"resume": "true"} if args.resume else {})})
-    print("Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow.")
+    about = "Countdown: use each number once to reach the target. Watch equation_solves and the tokens grow."
+    print(translated(about))
     result = run_one(recipe, args, log_every=10)
     if result is not None:
         parts = [_table(result), _puzzles(result), _next_steps(result, args.output)]
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 def _table(result: ExperimentResult) -> str:
     if result.before is None or result.after is None:
-        return "no evaluation was asked for"
+        return translated("no evaluation was asked for")
     before, after = result.summary["before"], result.summary["after"]
     rows = [before_and_after(result.before, result.after)]
     for label, name, form in (
@@ -57,7 +59,7 @@ def _table(result: ExperimentResult) -> str:
         ("attempts repeated", "repeats", "{:.1%}"),
     ):
         if name in before and name in after:
-            rows.append(f"{label:28}{form.format(before[name]):>22}{form.format(after[name]):>22}")
+            rows.append(table_row(label, form.format(before[name]), form.format(after[name])))
     return "\n".join(rows)
 
 
@@ -65,30 +67,34 @@ def _puzzles(result: ExperimentResult) -> str:
     """Three puzzles that it could not solve before and can now, with both completions."""
     pairs = [(old, new) for old, new in _pairs(result) if new.grade.strict and not old.grade.strict]
     if not pairs:
-        return "No puzzle's greedy answer changed from wrong to right." if result.after is not None else ""
+        nothing = "No puzzle's greedy answer changed from wrong to right."
+        return translated(nothing) if result.after is not None else ""
     blocks = [
-        f"{_puzzle(new)}\n  before (wrong): {_one_line(old)}\n  after  (right): {_one_line(new)}"
+        translated(f"{_puzzle(new)}\n  before (wrong): {_one_line(old)}\n  after  (right): {_one_line(new)}")
         for old, new in pairs[:_PUZZLES]
     ]
-    return "\n".join(["Puzzles whose answer changed from wrong to right:", *blocks])
+    return "\n".join([translated("Puzzles whose answer changed from wrong to right:"), *blocks])
 
 
 def _next_steps(result: ExperimentResult, output: str) -> str:
     steps = int(result.steps[-1]["step"]) if result.steps else 0
     solved = [new for _, new in _pairs(result) if new.grade.strict]
     asked = ["--message", _puzzle(solved[0])] if solved else []
+    minutes = result.seconds / 60
     another = next_free_folder(Path(output))
     changed = ["quickstart", "--output", another, "--train.learning_rate", "1e-4"]
-    return "\n".join(
-        [
-            f"{steps:,} step{'' if steps == 1 else 's'} in {result.seconds / 60:.1f} minutes of training, all here.",
-            f"In {result.folder}: model, report.md, curves.png, metrics.jsonl, rollouts.jsonl",
-            "",
-            f"ask it             {dunwu_command('chat', result.folder, *asked)}",
-            f"read what it said  {dunwu_command('rollouts', result.folder, '--step', 'last')}",
-            f"change something   {dunwu_command(*changed)}",
-            f"and then compare   {dunwu_command('compare', result.folder, another)}",
-        ]
+    return translated(
+        "\n".join(
+            [
+                f"{steps:,} step{'' if steps == 1 else 's'} in {minutes:.1f} minutes of training, all here.",
+                f"In {result.folder}: model, report.md, curves.png, metrics.jsonl, rollouts.jsonl",
+                "",
+                f"ask it             {dunwu_command('chat', result.folder, *asked)}",
+                f"read what it said  {dunwu_command('rollouts', result.folder, '--step', 'last')}",
+                f"change something   {dunwu_command(*changed)}",
+                f"and then compare   {dunwu_command('compare', result.folder, another)}",
+            ]
+        )
     )
 
 

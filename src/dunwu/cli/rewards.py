@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
 from dunwu.recipes.recipe import built_in_recipes, load_recipe
 
@@ -41,14 +42,16 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     row = _row(task, args)
     text = _text(task, row, args)
     prompt = task.prompt(row)
-    print(f"prompt: {prompt if isinstance(prompt, str) else prompt[-1]['content']}")
+    print(translated("prompt: {text}", text=prompt if isinstance(prompt, str) else prompt[-1]["content"]))
     columns = {name: value for name, value in row.items() if name != "prompt"}
-    print(f"row {args.row}: {', '.join(f'{name}={value!r:.60}' for name, value in columns.items())}")
-    print(f"text: {text!r}\n")
+    shown = ", ".join(f"{name}={value!r:.60}" for name, value in columns.items())
+    print(translated("row {row}: {columns}", row=args.row, columns=shown))
+    print(translated("text: {text!r}", text=text) + "\n")
     print(_scores(task, recipe.train.get("reward_weights"), prompt, text, columns))
     grade = task.grade(row, text)
     parts = {"strict": grade.strict, "lenient": grade.lenient, "formatted": grade.formatted}
-    print("the task's own grade: " + ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in parts.items()))
+    words = {True: translated("yes"), False: translated("no")}
+    print(translated("the task's own grade: " + ", ".join(f"{name} {words[found]}" for name, found in parts.items())))
     return 0
 
 

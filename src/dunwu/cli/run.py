@@ -6,6 +6,9 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from dunwu._utils.language import translated
+from dunwu.cli.help_texts import in_language
+
 __all__ = ["add_arguments", "main", "run"]
 
 
@@ -47,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="dunwu.run", description="Run a script written for TRL 0.14 to 1.16, unmodified.", allow_abbrev=False
     )
     add_arguments(parser)
+    in_language(parser)
     try:
         return run(parser.parse_args(argv), {})
     except (ValueError, OSError) as error:
-        print(f"dunwu run: {error}", file=sys.stderr)
+        print(f"dunwu run: {translated(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"\ndunwu run: {str(stopped) or 'stopped'}", file=sys.stderr)
+        print(f"\ndunwu run: {translated(str(stopped)) or translated('stopped')}", file=sys.stderr)
         return 130

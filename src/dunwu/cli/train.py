@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dunwu._utils.commands import dunwu_command
+from dunwu._utils.language import translated
 from dunwu._utils.logging import set_verbosity
+from dunwu._utils.terminal_text import pad_left, pad_right
 from dunwu.recipes.recipe import Recipe, built_in_recipes, load_recipe
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "closing_lines",
     "run",
     "run_one",
+    "table_row",
 ]
 
 TAKES_OVERRIDES = True
@@ -80,7 +83,8 @@ def _run_several(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     comparison = compare_runs(folders)
     (above / "comparison.md").write_text(comparison.markdown() + "\n", encoding="utf-8")
     comparison.draw(above / "comparison.png")
-    print(f"\n{comparison.table()}\n\n{above / 'comparison.md'} has the same, comparison.png the curves")
+    where = translated(f"{above / 'comparison.md'} has the same, comparison.png the curves")
+    print(f"\n{comparison.table()}\n\n{where}")
     return 0
 
 
@@ -130,30 +134,39 @@ _ROWS: tuple[tuple[str, GradeKind, bool], ...] = (
 def closing_lines(result: ExperimentResult) -> str:
     """What is printed at the end of a run."""
     steps = int(result.steps[-1]["step"]) if result.steps else 0
-    lines = [f"trained {steps:,} step{'' if steps == 1 else 's'} in {_duration(result.seconds)}"]
+    lines = [translated(f"trained {steps:,} step{'' if steps == 1 else 's'} in {_duration(result.seconds)}")]
     if result.before is not None and result.after is not None:
         lines.append(before_and_after(result.before, result.after))
-    lines.append(f"model, summary.json, metrics.jsonl, rollouts.jsonl and curves.png are in {result.folder}")
-    lines.append(f"talk to it:           {dunwu_command('chat', result.folder)}")
-    lines.append(f"read what it said:    {dunwu_command('rollouts', result.folder)}")
-    return "\n".join(lines)
+    ends = [
+        f"model, summary.json, metrics.jsonl, rollouts.jsonl and curves.png are in {result.folder}",
+        f"talk to it:           {dunwu_command('chat', result.folder)}",
+        f"read what it said:    {dunwu_command('rollouts', result.folder)}",
+    ]
+    return "\n".join([*lines, *map(translated, ends)])
 
 
 def before_and_after(before: Evaluation, after: Evaluation) -> str:
     """A table of the two, with 95 % intervals."""
-    rows = [f"{f'{len(after.greedy)} held-out prompts':28}{'before':>22}{'after':>22}"]
+    rows = [table_row(f"{len(after.greedy)} held-out prompts", translated("before"), translated("after"))]
     for label, kind, greedy in _ROWS if after.has_answers else ():
         shares = [str(evaluation.share(kind, greedy=greedy)) for evaluation in (before, after)]
-        rows.append(f"{label:28}{shares[0]:>22}{shares[1]:>22}")
+        rows.append(table_row(label, *shares))
     then, now = before.mean_rewards(greedy=False), after.mean_rewards(greedy=False)
     for name in now:
         if name in then:
             label = "reward, sampled" if name == "reward" else f"  {name.removeprefix('reward/')}"
-            rows.append(f"{label[:27]:28}{then[name]:>22.3f}{now[name]:>22.3f}")
+            rows.append(table_row(label[:27], f"{then[name]:.3f}", f"{now[name]:.3f}"))
     tokens = [f"{evaluation.mean_tokens(greedy=False):.1f}" for evaluation in (before, after)]
-    rows.append(f"{'tokens an answer, sampled':28}{tokens[0]:>22}{tokens[1]:>22}")
+    rows.append(table_row("tokens an answer, sampled", *tokens))
     return "\n".join(rows)
 
 
+def table_row(label: str, before: str, after: str) -> str:
+    """A line of the table of before and after."""
+    return pad_right(translated(label), 28) + pad_left(before, 22) + pad_left(after, 22)
+
+
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    if seconds < 120:
+        return translated("{seconds:.0f} s", seconds=seconds)
+    return translated("{minutes:.1f} min", minutes=seconds / 60)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import dunwu.trl
 from dunwu._utils.commands import dunwu_command
+from dunwu._utils.language import translated
 from dunwu._utils.logging import get_logger
 from dunwu._utils.secrets import warn_of_secrets_in
 from dunwu._utils.suggest import did_you_mean
@@ -92,7 +93,7 @@ def _run_as_main(path: Path, arguments: Sequence[str]) -> int:
         if sentence is None:
             sys.excepthook(type(error), error, error.__traceback__)
             return 1
-        print(f"dunwu run: {_place_of(error, path)}{sentence}", file=sys.stderr)
+        print(f"dunwu run: {translated(_place_of(error, path) + sentence)}", file=sys.stderr)
         return 2
     except RunInterrupted as stopped:
         again = dunwu_command("run", "--resume", path, *arguments)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TextIO
 
+from dunwu._utils.language import marked, translated
 from dunwu._utils.terminal_text import wrap
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
@@ -25,14 +27,17 @@ def _share(value: float) -> str:
 
 _COLUMNS = (
     Column(
-        name="completions/mean_length", heading="tokens", width=7, form=lambda value: figure(value, 6, decimals=1)
+        name="completions/mean_length",
+        heading=marked("tokens"),
+        width=7,
+        form=lambda value: figure(value, 6, decimals=1),
     ),
-    Column(name="completions/clipped_ratio", heading="cut ", width=6, form=_share),
-    Column(name="frac_reward_zero_std", heading="dead ", width=6, form=_share),
-    Column(name="entropy", heading="entropy", width=8, form=lambda value: f"{value:.3f}", rank=2),
-    Column(name="seconds_per_step", heading="s/step", width=7, form=lambda value: figure(value, 6), rank=3),
-    Column(name="elapsed", heading="time", width=6, form=short_duration, rank=1),
-    Column(name="left", heading="left", width=6, form=short_duration),
+    Column(name="completions/clipped_ratio", heading=marked("cut "), width=6, form=_share),
+    Column(name="frac_reward_zero_std", heading=marked("dead "), width=6, form=_share),
+    Column(name="entropy", heading=marked("entropy"), width=8, form=lambda value: f"{value:.3f}", rank=2),
+    Column(name="seconds_per_step", heading=marked("s/step"), width=7, form=lambda value: figure(value, 6), rank=3),
+    Column(name="elapsed", heading=marked("time"), width=6, form=short_duration, rank=1),
+    Column(name="left", heading=marked("left"), width=6, form=short_duration),
 )
 """What follows step and rewards."""
 
@@ -71,9 +76,8 @@ class Console(Observer):
             return
         self._has_estimate = True
         seconds = monotonic() - self._last
-        self._print(
-            f"{left} steps: {first_estimate(seconds, left)}, going by the first completions ({seconds:.1f} s)"
-        )
+        estimate = f"{left} steps: {first_estimate(seconds, left)}, going by the first completions ({seconds:.1f} s)"
+        self._print(translated(estimate))
 
     def on_step(self, step: StepResult) -> None:
         """Print a line if one is due."""
@@ -98,11 +102,12 @@ class Console(Observer):
     def _fitting_columns(self, step: StepResult) -> list[Column]:
         digits = len(str(max(self._total, step.index)))
         first = (
-            Column(name="step", heading="step", width=max(5, 2 * digits + 1), form=self._step),
-            Column(name="reward", heading="reward", width=7, form=lambda value: figure(value, 6, decimals=3)),
+            Column(name="step", heading=marked("step"), width=max(5, 2 * digits + 1), form=self._step),
+            Column(name="reward", heading=marked("reward"), width=7, form=lambda value: figure(value, 6, decimals=3)),
         )
         names = list(reward_means(step.metrics))
-        return fit_columns([*first, *_COLUMNS], names, after="reward", width=self.width)
+        spoken = [replace(column, heading=translated(column.heading)) for column in (*first, *_COLUMNS)]
+        return fit_columns(spoken, names, after="reward", width=self.width)
 
     def _step(self, index: float) -> str:
         return f"{index:.0f}/{self._total}" if self._total else f"{index:.0f}"
@@ -110,8 +115,8 @@ class Console(Observer):
     def _print_header(self, columns: Sequence[Column], rewards: Sequence[str]) -> None:
         lines, is_cut = header(columns)
         if is_cut:
-            self._print(wrap(f"rewards: {', '.join(rewards)}", self.width))
-        self._print("cut: stopped by the token limit · dead: groups of equal rewards · !: over half")
+            self._print(wrap(translated(f"rewards: {', '.join(rewards)}"), self.width))
+        self._print(translated("cut: stopped by the token limit · dead: groups of equal rewards · !: over half"))
         self._print("\n".join(lines))
 
     def _figures(self, step: StepResult) -> dict[str, float]:
@@ -135,7 +140,7 @@ def evaluation_line(step: int, metrics: Mapping[str, float]) -> str:
         name: value for name, value in metrics.items() if name.endswith(("_reward", "/mean")) and "reward" in name
     }
     parts = [f"{_plain(name)} {value:.3f}" for name, value in shown.items()]
-    return f"evaluation after step {step}: {' · '.join(parts)}" if parts else ""
+    return translated(f"evaluation after step {step}: {' · '.join(parts)}") if parts else ""
 
 
 def _plain(name: str) -> str:

@@ -6,7 +6,8 @@ import math
 from statistics import fmean
 from typing import Final
 
-from dunwu.observers.run_history import RunHistory, Told, gain, is_format, translated
+from dunwu._utils.language import translated
+from dunwu.observers.run_history import RunHistory, Told, gain, is_format
 
 __all__ = ["collapse", "format_wins", "held_out", "kl_explodes", "ratio_off", "sampler_gap"]
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from dunwu._utils.language import translated
 from dunwu._utils.logging import get_logger
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
 from dunwu.observers.finding_rules import RULES, Finding, Rule, check_rules
 from dunwu.observers.jsonl import JsonlFile
-from dunwu.observers.run_history import RunHistory, translated
+from dunwu.observers.run_history import RunHistory
 
 __all__ = ["Findings", "verdict"]
 

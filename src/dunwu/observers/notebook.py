@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Protocol
 
+from dunwu._utils.language import marked, translated
 from dunwu.core.protocols import Observer
 from dunwu.core.records import Group, RunInfo, StepResult
 from dunwu.observers.console import evaluation_line
@@ -21,13 +22,13 @@ from dunwu.observers.progress_table import reward_means, short_names
 __all__ = ["NotebookProgress", "in_notebook_progress"]
 
 _COLUMNS = {
-    "reward": ("reward", "{:.3f}"),
-    "reward_std": ("reward std", "{:.3f}"),
-    "completions/mean_length": ("tokens", "{:.1f}"),
-    "frac_reward_zero_std": ("dead groups", "{:.0%}"),
-    "completions/clipped_ratio": ("cut", "{:.0%}"),
-    "grad_norm": ("grad norm", "{:.3f}"),
-    "step_time": ("s/step", "{:.2f}"),
+    "reward": (marked("reward"), "{:.3f}"),
+    "reward_std": (marked("reward std"), "{:.3f}"),
+    "completions/mean_length": (marked("tokens"), "{:.1f}"),
+    "frac_reward_zero_std": (marked("dead groups"), "{:.0%}"),
+    "completions/clipped_ratio": (marked("cut"), "{:.0%}"),
+    "grad_norm": (marked("grad norm"), "{:.3f}"),
+    "step_time": (marked("s/step"), "{:.2f}"),
 }
 """Metric to heading and format, in this order; each reward's own mean comes after `reward std`."""
 _AFTER = "reward_std"
@@ -77,13 +78,14 @@ class NotebookProgress(Observer):
         self._total, self._done, self._pace = run.total_steps, run.resumed_from, StepPace()
         self._steps, self._evaluations, self._handle = [], [], None
         self._began = self._last = monotonic()
-        self._left = "the first step is under way"
+        self._left = translated("the first step is under way")
         self._draw()
 
     def on_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """With the first rollouts, how long the run may take."""
         if not self._steps and self._total - self._done > 1:
-            self._left = f"{first_estimate(monotonic() - self._last, self._total - self._done)} in all"
+            estimate = first_estimate(monotonic() - self._last, self._total - self._done)
+            self._left = translated(f"{estimate} in all")
             self._draw()
 
     def on_step(self, step: StepResult) -> None:
@@ -125,17 +127,18 @@ class NotebookProgress(Observer):
     def _bar(self) -> str:
         left = self._left
         if self._steps:
-            left = f"{format_duration(self._pace.remaining(self._total - self._done))} left"
+            left = translated("{time} left", time=format_duration(self._pace.remaining(self._total - self._done)))
+        step = translated("step {done}/{total}", done=self._done, total=self._total)
         return (
             f'<progress value="{self._done}" max="{max(1, self._total)}" style="width:300px"></progress> '
-            f"step {self._done}/{self._total} · {format_duration(monotonic() - self._began)} · {left}"
+            f"{step} · {format_duration(monotonic() - self._began)} · {left}"
         )
 
     def _table(self) -> str:
         if not self._steps:
             return ""
         columns = _columns(self._steps[-1][1])
-        head = "".join(_heading(name, title) for name, title, _ in [("step", "step", ""), *columns])
+        head = "".join(_heading(name, title) for name, title, _ in [("step", marked("step"), ""), *columns])
         body = "".join(f"<tr>{_cells(index, metrics, columns)}</tr>" for index, metrics in self._steps)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -155,7 +158,7 @@ def _columns(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
 
 def _heading(name: str, title: str) -> str:
     """A heading that may break after `_` and, if it must, anywhere; the metric's full name is its tooltip."""
-    shown = html.escape(title).replace("_", "_<wbr>")
+    shown = html.escape(translated(title)).replace("_", "_<wbr>")
     return f'<th title="{html.escape(name)}" {_HEAD}>{shown}</th>'
 
 

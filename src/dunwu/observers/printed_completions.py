@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dunwu._utils.language import translated
 from dunwu._utils.logging import get_logger
 from dunwu._utils.terminal_text import printable
 from dunwu.core.protocols import Observer
@@ -48,9 +49,11 @@ def format_completions(groups: Sequence[Group], count: int) -> str:
         scores = ", ".join(f"{name} {value}" for name, value in rollout.scores.items())
         completion = rollout.completion
         blocks.append(
-            f"prompt: {printable(prompt.text)}\n"
-            f"completion ({completion.sampled_tokens} tokens, {completion.finish_reason}): "
-            f"{printable(completion.text)}\n"
-            f"reward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
+            translated(
+                f"prompt: {printable(prompt.text)}\n"
+                f"completion ({completion.sampled_tokens} tokens, {completion.finish_reason}): "
+                f"{printable(completion.text)}\n"
+                f"reward {rollout.reward} ({scores}), advantage {rollout.advantage:+.3f}"
+            )
         )
     return "\n---\n".join(blocks)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from dunwu.observers.progress_table import reward_means
 
-__all__ = ["RunHistory", "Told", "gain", "is_format", "translated"]
+__all__ = ["RunHistory", "Told", "gain", "is_format"]
 
 Told: TypeAlias = tuple[str, str]
 """What is wrong with a run, with its figures, and what to do: a sentence each."""
@@ -131,8 +131,3 @@ def gain(values: Sequence[float]) -> tuple[float, float]:
 def is_format(reward: str) -> bool:
     """Whether a reward's name says that it pays the format, and not the answer."""
     return any(word in reward.lower() for word in _FORMAT_WORDS)
-
-
-def translated(template: str, /, **values: object) -> str:
-    """The sentence; the one place where another language comes in."""
-    return template.format(**values)

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Final
 
 from dunwu._utils.commands import dunwu_command
-from dunwu.observers.run_history import RunHistory, Told, gain, is_format, translated
+from dunwu._utils.language import translated
+from dunwu.observers.run_history import RunHistory, Told, gain, is_format
 
 __all__ = [
     "all_cut",

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from dunwu._utils.distributed import ParallelContext
+from dunwu._utils.language import marked, translated
+from dunwu._utils.terminal_text import pad_left, pad_right
 from dunwu.core.proportion import Proportion, mean_proportion
 from dunwu.core.protocols import Engine, Scorer, Task
 from dunwu.core.records import Completion, Grade, Prompt, SamplingParams
@@ -37,7 +39,12 @@ __all__ = [
 GradeKind: TypeAlias = Literal["strict", "lenient", "formatted"]
 """A field of `Grade`."""
 
-_KINDS: tuple[GradeKind, ...] = ("strict", "lenient", "formatted")
+_KINDS: Mapping[GradeKind, str] = {
+    "strict": marked("strict"),
+    "lenient": marked("lenient"),
+    "formatted": marked("format"),
+}
+"""Kind of grade to its row's heading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,19 +136,19 @@ class Evaluation:
     def table(self) -> str:
         """The same as a table for people, with 95 % intervals."""
         lines = [
-            f"{self.task}: {len(self.greedy)} prompts, {self.samples} samples each [95 % interval]",
-            f"{'':22}{'greedy':>22}{'sampled':>22}",
+            translated(f"{self.task}: {len(self.greedy)} prompts, {self.samples} samples each [95 % interval]"),
+            _row("", translated("greedy"), translated("sampled")),
         ]
         for kind in _KINDS if self.has_answers else ():
             row = [str(self.share(kind, greedy=greedy)) for greedy in (True, False)]
-            lines.append(f"{'format' if kind == 'formatted' else kind:22}{row[0]:>22}{row[1]:>22}")
+            lines.append(_row(translated(_KINDS[kind]), *row))
         tokens = [
-            f"{self.mean_tokens(greedy=g):.1f} ({100 * self.truncated_fraction(greedy=g):.0f} % cut)"
+            translated(f"{self.mean_tokens(greedy=g):.1f} ({100 * self.truncated_fraction(greedy=g):.0f} % cut)")
             for g in (True, False)
         ]
-        lines.append(f"{'tokens':22}{tokens[0]:>22}{tokens[1]:>22}")
+        lines.append(_row(translated("tokens"), *tokens))
         greedy, sampled = self.mean_rewards(greedy=True), self.mean_rewards(greedy=False)
-        lines += [f"{_short(name):22}{greedy[name]:>22.3f}{sampled[name]:>22.3f}" for name in greedy]
+        lines += [_row(_short(name), f"{greedy[name]:.3f}", f"{sampled[name]:.3f}") for name in greedy]
         lines += [f"{f'pass@{k}':22}{self.pass_at(k)!s:>44}" for k in self._ks() if self.has_answers]
         return "\n".join(lines)
 
@@ -259,6 +266,10 @@ def _graded(
 def _mean(values: Sequence[float | None]) -> float:
     there = [value for value in values if value is not None]
     return statistics.fmean(there) if there else math.nan
+
+
+def _row(label: str, greedy: str, sampled: str) -> str:
+    return pad_right(label, 22) + pad_left(greedy, 22) + pad_left(sampled, 22)
 
 
 def _short(name: str) -> str:

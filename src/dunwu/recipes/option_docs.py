@@ -12,7 +12,9 @@ from dataclasses import MISSING, dataclass
 from enum import Enum
 from typing import get_type_hints
 
+from dunwu._utils.language import translated
 from dunwu._utils.suggest import did_you_mean
+from dunwu._utils.terminal_text import wrap
 from dunwu._utils.value_types import describe_type
 from dunwu.errors import ConfigError
 
@@ -60,9 +62,9 @@ def option_lines(group: str, *, width: int = 80) -> list[str]:
     prefix = "" if group == "recipe" else f"{group.partition('.')[0]}."
     lines = []
     for option in group_options(group):
-        default = f"default {option.default}" if option.default else "must be given"
-        lines.append(f"  --{prefix}{option.name}  ({option.kind}; {default})")
-        lines += textwrap.wrap(option.help, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        default = translated(f"default {option.default}" if option.default else "must be given")
+        lines.append(f"  --{prefix}{option.name}  ({translated(option.kind)}; {default})")
+        lines += textwrap.indent(wrap(translated(option.help), width - 6, indent=""), " " * 6).splitlines()
     return lines
 
 

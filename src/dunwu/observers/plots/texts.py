@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dunwu._utils.language import translated as _translated
+
 __all__ = ["RunTitle", "format_number", "format_share", "format_time", "short_name"]
 
 
@@ -17,10 +19,6 @@ def _(text: str, /, **values: object) -> str:
     if _has_cjk(words) and not _can_draw_cjk():
         words = text
     return words.format(**values) if values else words
-
-
-def _translated(text: str) -> str:
-    return text
 
 
 def _has_cjk(text: str) -> bool:
