@@ -46,7 +46,9 @@ class _Message:
     words: tuple[str, ...]
     """What must stand in a text, in this order."""
     weight: int
-    """How many characters these have."""
+    """How many characters it has itself."""
+    quoted: int
+    """How many of its placeholders are in quotes, which are characters, too."""
     pattern: str
     """One group a run."""
     runs: tuple[_Run, ...]
@@ -89,7 +91,7 @@ class Catalogue:
         self.labels = labels
         self._whole = {english: twin for english, twin in sentences.items() if not _PLACEHOLDER.search(english)}
         messages = [_message(english, twin) for english, twin in sentences.items() if english not in self._whole]
-        self._messages = [message for message in messages if message.weight >= _LEAST]
+        self._messages = [message for message in messages if message.weight + 2 * message.quoted >= _LEAST]
         self._of_lines = [message for message in self._messages if any("\n" in word for word in message.words)]
 
     def of(self, text: str) -> str | None:
@@ -151,7 +153,9 @@ class Catalogue:
         return best
 
     def _value(self, text: str, quoted: bool) -> _Found:
-        return (None if quoted else self._found(text)) or _Found(twin=text, weight=0)
+        if quoted:
+            return _Found(twin=text, weight=2 if text[:1] in ("'", '"') else 0)
+        return self._found(text) or _Found(twin=text, weight=0)
 
 
 def _more(one: _Found | None, other: _Found | None) -> _Found | None:
@@ -237,7 +241,8 @@ def _message(english: str, twin: str) -> _Message:
             quoted.append(placeholder == "{!r}")
     return _Message(
         words=tuple(words),
-        weight=len("".join("".join(parts[::2]).split())) + 2 * parts.count("{!r}"),  # quotes are characters, too
+        weight=len("".join("".join(parts[::2]).split())),
+        quoted=parts.count("{!r}"),
         pattern=pattern,
         runs=tuple(runs),
         twin=twin,

@@ -156,8 +156,10 @@ def duration(seconds: float) -> str:
     Example: `[duration(48.2), duration(132), duration(5040)]` is `['48 s', '2.2 min', '1.4 h']`.
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+        return translated("{n} s", n=f"{seconds:.0f}")
+    if seconds < 3600:
+        return translated("{n} min", n=f"{seconds / 60:.1f}")
+    return translated("{n} h", n=f"{seconds / 3600:.1f}")
 
 
 def _figure(name: str, given: Mapping[str, float]) -> Figure:
