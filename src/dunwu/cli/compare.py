@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
 from dunwu.reports.comparison import Comparison, compare_runs
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if out is not None:
         picture = _write(comparison, out)
         if not args.json:
-            print(f"\nwritten: {out} and {picture}" if picture is not None else f"\nwritten: {out}")
+            print(translated(f"\nwritten: {out} and {picture}" if picture is not None else f"\nwritten: {out}"))
     return 0
 
 

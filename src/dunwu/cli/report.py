@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 
+from dunwu._utils.language import translated
 from dunwu.reports.report_card import write_report
 from dunwu.reports.run_folder import open_run
 
@@ -22,5 +23,5 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     path = write_report(open_run(args.run))
     encoding = sys.stdout.encoding or "utf-8"
     print(path.read_text(encoding="utf-8").encode(encoding, "backslashreplace").decode(encoding))
-    print(f"written: {path}")
+    print(translated(f"written: {path}"))
     return 0
