@@ -16,6 +16,18 @@ from dunwu.reports.run_record import Outcome, RunRecord, Session, write_record
 REWARDS = ("think_answer_format", "thought_lines_differ", "equation_solves")
 
 
+SETTINGS = {
+    "rewards": "[think_answer_format, thought_lines_differ, equation_solves]",
+    "train.reward_weights": "[0.3, 1.0, 1.0]",
+    "train.learning_rate": "2.5e-4",
+    "train.lr_scheduler_type": "linear",
+    "train.lr_scheduler_kwargs": "null",
+    "train.max_completion_length": "120",
+    "train.beta": "0.008",
+}
+"""Of a run that was made here: the recipe's own may change."""
+
+
 def make_run(
     folder: Path,
     *,
@@ -41,7 +53,8 @@ def make_run(
         texts: row to the text of all its completions after training.
         paid: as `after`, the rewards, in place of 1.3 for what is wrong and 2.3 for what is right.
     """
-    given = {"train.output_dir": str(folder), "train.max_steps": str(len(rewards) or 40), **(options or {})}
+    given = {"train.output_dir": str(folder), "train.max_steps": str(len(rewards) or 40), **SETTINGS}
+    given |= options or {}
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe_as_yaml(load_recipe("quickstart", given)), encoding="utf-8")
     session = Session(started="2026-11-21T18:00:00+00:00", to_step=len(rewards), seconds=60.0, ended=ended)

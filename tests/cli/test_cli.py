@@ -118,12 +118,12 @@ def test_rewards_scores_a_text_with_every_reward(capsys: pytest.CaptureFixture[s
     words = ("rewards", "quickstart", "--set", "nums=[1, 2]", "--set", "target=3", "--text")
     code, out, _ = said(capsys, *words, "<think>1+2=3 yes</think>\\n<answer>1+2</answer>")
     assert code == 0
-    values = [line.split() for line in out.splitlines() if line.startswith(("think", "thought", "equation", "sum"))]
+    values = [line.split() for line in out.splitlines() if line.startswith(("think", "trials", "equation", "sum"))]
     assert values == [
         ["think_answer_format", "1"],
-        ["thought_lines_differ", "1"],
+        ["trials_right_and_new", "1"],
         ["equation_solves", "1"],
-        ["sum", "2.3"],  # weighted 0.3, 1, 1
+        ["sum", "2.2"],  # weighted 0.2, 1, 1
     ]
     code, out, _ = said(capsys, *words, "<answer>1+1</answer>")
     assert "equation_solves       0" in out and "strict no" in out
@@ -131,7 +131,7 @@ def test_rewards_scores_a_text_with_every_reward(capsys: pytest.CaptureFixture[s
 
 def test_rewards_scores_the_gold_answer_at_full_marks(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "rewards", "quickstart", "--gold", "--row", "3")
-    assert code == 0 and "sum                   2.3" in out and "strict yes, lenient yes, formatted yes" in out
+    assert code == 0 and "sum                   2.2" in out and "strict yes, lenient yes, formatted yes" in out
 
 
 def test_chat_answers_and_shows_template_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
