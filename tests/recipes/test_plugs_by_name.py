@@ -181,7 +181,7 @@ def test_an_observer_that_a_recipe_names_takes_the_place_of_the_default(mine: st
     named = [{"name": "metrics_log", "path": str(log)}, {"name": "console", "every": 1}]
     run = Experiment(recipe(mine, tmp_path, observers=named), log_every=5)
     kinds = [type(observer) for observer in run.trainer.observers]
-    assert sorted(kind.__name__ for kind in kinds) == ["Console", "MetricsLog", "RolloutLog"]
+    assert sorted(kind.__name__ for kind in kinds) == ["Console", "CurvePlot", "Findings", "MetricsLog", "RolloutLog"]
     (console,) = [observer for observer in run.trainer.observers if isinstance(observer, Console)]
     assert console.every == 1 and run.metrics_log.path == log
     assert all(isinstance(observer, Observer) for observer in make_observers(run.recipe))
