@@ -75,6 +75,8 @@ def test_the_next_free_name_is_the_first_that_holds_no_run(tmp_path: Path) -> No
     (folder / "checkpoint-5").mkdir()
     made(tmp_path / "run-2", metrics__jsonl="")
     assert next_free_folder(folder) == tmp_path / "run-3"
+    assert next_free_folder(tmp_path / "run-2") == tmp_path / "run-3", "not run-2-2"
+    assert next_free_folder(tmp_path / "new-7") == tmp_path / "new-7"
 
 
 def test_an_interval_is_wilsons() -> None:

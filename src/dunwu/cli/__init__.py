@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "measure a model's accuracy on a task, greedy and sampled, with intervals",
     "compare": "lay runs beside each other: settings, figures, and whether a difference is beyond noise",
     "report": "write a run's report card: what it was, what it learned, what to try next",
+    "plot": "draw a run's picture from what is in its folder",
     "rollouts": "read what a run's model said: filter, sort, or see one prompt's completions together",
     "chat": "talk to a model, and see what the chat template makes of a message",
     "options": "list every option of a recipe with its default",

@@ -6,8 +6,7 @@ What the run's folder contains then: `reports.run_folder`.
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,6 +23,7 @@ from dunwu.recipes.recipe import Recipe
 from dunwu.recipes.run_files import OpenSession, RunFiles
 from dunwu.recipes.start import choose_start
 from dunwu.recipes.wiring import make_config, make_observers, make_task_and_check_model, make_trainer
+from dunwu.reports.picture import answer_reward, draw_folder
 from dunwu.reports.report_card import write_report
 from dunwu.reports.run_folder import RunFolder
 from dunwu.rewards import thought
@@ -105,7 +105,14 @@ class Experiment:
                 return self._run(session)
         finally:
             if self.is_main and (self.folder / "summary.json").is_file():
-                write_report(RunFolder(self.folder))  # last: it says how the session has ended
+                self._draw_and_report()
+
+    def _draw_and_report(self) -> None:
+        """What stands in the folder, for people; last, for it says how the session has ended."""
+        run = RunFolder(self.folder)
+        if run.steps:
+            draw_folder(run)
+        write_report(run)
 
     def _run(self, session: OpenSession) -> ExperimentResult:
         checkpoint = str(self.start.checkpoint) if self.start.checkpoint is not None else None
@@ -186,7 +193,6 @@ class Experiment:
             write_evaluation(self.folder / "evaluation_after.jsonl", result.after)
         summary = self._summary(result, status)
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        self._add_to_picture(result)
         return replace(result, summary=summary)
 
     def _summary(self, result: ExperimentResult, status: str) -> Options:
@@ -208,15 +214,7 @@ class Experiment:
         self.picture.title = self.picture.title or RunTitle(model=model, task=self.task.name, seed=seed)
         if before is not None and before.has_answers:
             self.picture.held_out = [held_out_point(0, before)]
-            self.picture.answer_reward = self.picture.answer_reward or answer_reward(before)
-
-    def _add_to_picture(self, result: ExperimentResult) -> None:
-        """Draw once more, with the held-out accuracy."""
-        points = ((0, result.before), (self.trainer.state.global_step, result.after))
-        self.picture.held_out = [
-            held_out_point(step, one) for step, one in points if one is not None and one.has_answers
-        ]
-        self.picture.draw()
+            self.picture.answer_reward = self.picture.answer_reward or answer_reward(_graded(before))
 
 
 def held_out_point(step: int, evaluation: Evaluation) -> HeldOutPoint:
@@ -230,16 +228,10 @@ def held_out_point(step: int, evaluation: Evaluation) -> HeldOutPoint:
     )
 
 
-def answer_reward(evaluation: Evaluation) -> str | None:
-    """The reward function that pays for right answers: above 0 just where the answer is right; None where none is."""
-    everyone = [one for group in evaluation.sampled for one in group]
-    names = list(everyone[0].scores) if everyone else []
-    agreement = {
-        name: statistics.fmean(((one.scores[name] or 0) > 0) == one.grade.lenient for one in everyone)
-        for name in names
-    }
-    best = max(agreement, key=lambda name: agreement[name], default=None)
-    return best if best is not None and agreement[best] > 0.95 else None
+def _graded(evaluation: Evaluation) -> Iterator[tuple[Mapping[str, float | None], bool]]:
+    """Each sampled answer's scores, and whether it is right."""
+    for group in evaluation.sampled:
+        yield from ((one.scores, one.grade.lenient) for one in group)
 
 
 def summary_metrics(evaluation: Evaluation, task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:

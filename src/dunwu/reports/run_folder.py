@@ -173,11 +173,16 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def next_free_folder(folder: Path) -> Path:
-    """`folder` itself where it holds no run, else the first of `folder-2`, `folder-3`, … that holds none."""
-    candidate, number = folder, 1
+    """`folder` itself where it holds no run, else the first of `folder-2`, `folder-3`, … that holds none.
+
+    After `folder-2` comes `folder-3` as well.
+    """
+    base, _, number = folder.name.rpartition("-")
+    name, count = (base, int(number)) if base and number.isdecimal() else (folder.name, 1)
+    candidate = folder
     while holds_a_run(candidate):
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
+        count += 1
+        candidate = folder.with_name(f"{name}-{count}")
     return candidate
 
 
