@@ -17,6 +17,8 @@ _MARK = "<!-- Written by Dunwu: a card with this line is replaced when the model
 _TEMPLATES = ("[More Information Needed]", "generated_from_trainer")
 """What is in the drafts that PEFT and transformers leave."""
 
+_EMBEDDED = "the model embedded in Dunwu"
+
 _CITATION = """\
 ```bibtex
 @article{shao2024deepseekmath,
@@ -131,14 +133,15 @@ def full_model_card(text: str) -> str | None:
         r"This is \2 with an adapter (\1) merged in, trained",
     )
     text = re.sub(was, now, text)
-    return re.sub(r"(?ms)^from peft import .*?^model = .*?$", _loading_lines(adapter_of=""), text)
+    text = re.sub(r"(?m)^from (peft|dunwu\.embedded) import .*\n", "", text)
+    return re.sub(r"(?m)^model = PeftModel.*$", _loading_lines("")[1], text)
 
 
 def base_name(base: str) -> str:
     """A base as people read it: a hub's name; of a folder its last part, which is all that others may know of it."""
     path = Path(base)
     if path.parts[-3:] == ("dunwu", "embedded", "model"):
-        return "the model embedded in Dunwu"
+        return _EMBEDDED
     return base if _is_hub_name(base) else path.name
 
 
@@ -206,11 +209,13 @@ def _loading(card: ModelCard) -> str:
         encoded = [messages, f"inputs = tokenizer.apply_chat_template(messages, {options})"]
     else:
         encoded = [f'inputs = tokenizer({json.dumps(card.prompt, ensure_ascii=False)}, return_tensors="pt")']
+    imports, loaded = _loading_lines(card.base if card.adapter else "")
     lines = [
+        *imports,
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f'\nname = "{card.hub_name or card.name}"  # this folder, or its name on a hub',
         "tokenizer = AutoTokenizer.from_pretrained(name)",
-        _loading_lines(adapter_of=card.base if card.adapter else ""),
+        loaded,
         *encoded,
         f"answer = model.generate(**inputs, max_new_tokens={card.max_new_tokens}, do_sample=False)",
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :]))',
@@ -218,16 +223,14 @@ def _loading(card: ModelCard) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _loading_lines(*, adapter_of: str) -> str:
+def _loading_lines(adapter_of: str) -> tuple[list[str], str]:
+    """Imports beside transformers' own, and the line that loads the model."""
     if not adapter_of:
-        return "model = AutoModelForCausalLM.from_pretrained(name)"
-    base, embedded = f'"{adapter_of}"', ""
-    if base_name(adapter_of) == "the model embedded in Dunwu":
-        base, embedded = "embedded_model_path()", "from dunwu.embedded import embedded_model_path\n"
-    elif not _is_hub_name(adapter_of):
-        base = f'"{base_name(adapter_of)}"'
-    loaded = f"AutoModelForCausalLM.from_pretrained({base})"
-    return f"from peft import PeftModel\n{embedded}model = PeftModel.from_pretrained({loaded}, name)"
+        return [], "model = AutoModelForCausalLM.from_pretrained(name)"
+    imports, base = ["from peft import PeftModel"], f'"{base_name(adapter_of)}"'
+    if base_name(adapter_of) == _EMBEDDED:
+        imports, base = ["from dunwu.embedded import embedded_model_path", *imports], "embedded_model_path()"
+    return imports, f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), name)"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

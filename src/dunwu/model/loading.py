@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "TOKENIZER_FILES",
     "checkpoint_bytes",
     "eval_mode",
     "is_adapted",
@@ -41,7 +42,7 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _ADAM_BYTES = 8
 """Adam's two float32 numbers for a trained weight."""
 
@@ -141,7 +142,7 @@ def load_tokenizer(
         "(tokenizer.save_pretrained), or pass processing_class"
     )
     folder = Path(where).expanduser()
-    if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
+    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         # transformers would make an empty tokenizer of the model's family here, one that knows no token.
         raise ModelError(missing)
     try:
