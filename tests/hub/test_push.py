@@ -63,7 +63,7 @@ def test_a_hub_that_goes_away_during_the_run_does_not_end_it(home: Any, dead: st
     done = home.run(DURING, HF_ENDPOINT=dead, HF_TOKEN=KEY)
     assert "hf upload me/mine run" in warned(done.stdout) and "SAVED" in done.stdout
     assert (home.folder / "run" / "checkpoint-1" / "model.safetensors").is_file()
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.slow

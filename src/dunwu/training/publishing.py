@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
 
 from dunwu.config import GRPOConfig
 from dunwu.core.protocols import Scorer
@@ -123,9 +124,12 @@ class PublishingTrainer(Trainer):
         return self.hub_model_id is not None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        push_or_warn(
-            partial(super()._push_from_checkpoint, checkpoint_folder), str(self.args.output_dir), self._hub_name()
-        )
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        folder, name = str(self.args.output_dir), self._hub_name()
+        # Asked first: the upload goes on in the background, where it would print each of its attempts.
+        if not warn_if_no_push(folder, name, self.args.hub_token):
+            push_or_warn(partial(super()._push_from_checkpoint, checkpoint_folder), folder, name)
 
     def _hub_name(self) -> str:
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
