@@ -293,7 +293,9 @@ def test_a_damaged_weight_file_is_reported(folders: Any, tmp_path: Path) -> None
     shutil.copytree(folders["model", MODEL], tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"is cut short or damaged .* `.*dunwu fetch NAME --to .*/model` brings what"):
+    with pytest.raises(
+        ValueError, match=r"is cut short or damaged .* `.*dunwu fetch NAME --to .*/model` brings what"
+    ):
         load_model(str(tmp_path / "model"))
 
 

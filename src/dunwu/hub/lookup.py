@@ -70,6 +70,11 @@ def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: s
     if _is_cached(name, kind, revision):
         _warn_if_offline()
         return name
+    return _hf(name, kind, source, revision)
+
+
+def _hf(name: str, kind: Kind, source: str, revision: str | None) -> str:
+    """The name, where the Hugging Face hub has it; or ModelScope's folder, where `source` allows that."""
     failure = _hf_failure(name, kind, revision)
     if failure is None:
         return name
