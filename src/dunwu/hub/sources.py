@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dunwu._utils.commands import install_command
+from dunwu._utils.language import marked
 from dunwu._utils.near_paths import near_path
 from dunwu._utils.secrets import without_credentials
 from dunwu._utils.suggest import did_you_mean
@@ -137,16 +138,15 @@ def looks_local(name: str) -> bool:
     return looks_like_missing_path(name) or (first in _USUAL_FOLDERS and "/" in name)
 
 
-def missing_path(name: str, *, what: str = "folder") -> str:
+def missing_path(name: str, *, what: str = marked("folder")) -> str:
     """Says that `name` is not there, with the nearest one that is, or with what is missing of the path above it."""
-    said = f"there is no {what} {name!r}"
     near = near_path(name) if name else None
     if near is not None:
-        return f"{said}; did you mean {near!r}?"
+        return f"there is no {what} {name!r}; did you mean {near!r}?"
     parent = Path(name).expanduser().parent
-    above = "" if parent.is_dir() else f", nor a folder {str(parent)!r}"
-    hub = "" if looks_local(name) and name else ", or give a hub name such as ORG/NAME"
-    return f"{said}{above}; check the path{hub}"
+    if not parent.is_dir():
+        return f"there is no {what} {name!r}, nor a folder {str(parent)!r}; check the path"
+    return f"there is no {what} {name!r}; check the path"
 
 
 def reject_missing_path(name: str) -> None:
