@@ -70,6 +70,8 @@ class Misbehaviour:
     """(repository, file) to the bytes that come behind the file's own."""
     login_page: bool = False
     """Answer everything with a page for people, as hotels do."""
+    warning: str | None = None
+    """What the Hugging Face hub says beside every answer, for its client to print: `topic; message`."""
     closed: set[str] = field(default_factory=set)
     """Of `hf` and `modelscope`: the ones that answer 503 to everything."""
 
@@ -382,7 +384,9 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self._note(status)
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+        warning = self.server.hub.misbehaviour.warning
+        more = {"X-HF-Warning": warning} if warning else {}
+        for name, value in {**headers, **more, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

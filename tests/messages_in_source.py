@@ -29,6 +29,9 @@ OTHERS_WORDS = (
     "trl/docs_page.py",  # prints a page of docs/, which is English
     "embedded/build.py",  # for who remakes the embedded model
     "_utils/commands.py",  # commands, to be copied as they are
+    "_utils/quiet.py",  # what others' messages are known by
+    "model/card.py",  # model cards are read on a hub, in English
+    "recipes/card.py",  # the same
 )
 """Files whose sentences are not shown to a user of Dunwu."""
 NOT_SHOWN = {
@@ -59,6 +62,9 @@ NOT_SHOWN = {
     "observers/plots/labels.py": (r"^end label$",),  # matplotlib's own words
     "observers/plots/panels.py": (r"^axes fraction$|^offset points$",),  # the same
     "config/foreign_options.py": (r"^\s+adafactor ",),  # names of options
+    "model/export.py": (r"^Model has `tie_word|^Input and output embeddings",),  # what others' warnings are known by
+    "training/publishing.py": (r".*",),  # rows of the model card
+    "recipes/experiment.py": (r"^Figures before and after training$",),  # a commit's message on a hub
     "training/processes.py": (r"-m torch.distributed.run$",),  # a command
     "__init__.py": (r"^IProgress not found$",),  # what a warning of others is known by
 }

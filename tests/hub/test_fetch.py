@@ -259,10 +259,10 @@ def test_an_endpoint_without_https_is_refused(home: Any) -> None:
 def test_the_command_prints_what_was_downloaded_and_what_is_next_and_the_data_can_be_read(home: Any) -> None:
     model = home.run("-m", "dunwu", "fetch", MODEL, "--to", "m").stdout
     assert f"model {MODEL} from the Hugging Face hub" in model and "left out" in model
-    assert "next: dunwu train gsm8k --model m" in model
+    assert "\nnext: " in model and "dunwu train gsm8k --model m " in model
     data = home.run("-m", "dunwu", "fetch", "openai/gsm8k", "--to", "d", "--source", "modelscope").stdout
     assert "dataset openai/gsm8k from ModelScope, master: 4 files" in data
-    assert "next: dunwu train gsm8k --task.source d" in data
+    assert "dunwu train gsm8k --task.source d" in data
     wrong = home.run("-m", "dunwu", "fetch", "org/nothing", "--to", "n", "--source", "hf", ok=False)
     assert wrong.returncode == 2 and wrong.stderr.startswith("dunwu fetch: there is no 'org/nothing'")
     code = (

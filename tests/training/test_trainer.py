@@ -635,7 +635,7 @@ def test_a_model_folder_without_a_tokenizer_is_refused_with_what_to_do(tiny, tmp
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_do(make_trainer, tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere.*give the folder of a saved model"):
+    with pytest.raises(ValueError, match=r"nowhere.*check the path"):
         make_trainer(str(tmp_path / "nowhere"))
 
 

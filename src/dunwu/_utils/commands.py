@@ -8,11 +8,12 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-__all__ = ["dunwu_command", "install_command"]
+__all__ = ["dunwu_command", "hf_command", "install_command"]
 
 
 def dunwu_command(*words: object) -> str:
@@ -23,7 +24,15 @@ def dunwu_command(*words: object) -> str:
 
     Example: `dunwu_command("chat", "runs/my model").endswith("chat 'runs/my model'")` is `True`.
     """
-    return " ".join([_program(), *(shlex.quote(str(word)) for word in words)])
+    return _line(_script("dunwu") or f"{_python()} -m dunwu", words)
+
+
+def hf_command(*words: object) -> str:
+    """The same for `hf`, the Hugging Face hub's own command.
+
+    Example: `hf_command("auth", "login").endswith("hf auth login")` is `True`.
+    """
+    return _line(_script("hf") or "hf", words)
 
 
 def install_command(extra: str = "", *, package: str = "") -> str:
@@ -43,12 +52,17 @@ def install_command(extra: str = "", *, package: str = "") -> str:
     return f"{_python()} -m pip install {held}-e {shlex.quote(f'{_relative(checkout)}[{extra}]')}"
 
 
-def _program() -> str:
-    beside = Path(sys.executable).parent / ("dunwu.exe" if os.name == "nt" else "dunwu")
-    on_path = shutil.which("dunwu")
+def _line(program: str, words: Sequence[object]) -> str:
+    return " ".join([program, *(shlex.quote(str(word)) for word in words)])
+
+
+def _script(name: str) -> str | None:
+    """A script of this Python's environment, by its name where that finds it; None where there is no such script."""
+    beside = Path(sys.executable).parent / (f"{name}.exe" if os.name == "nt" else name)
+    on_path = shutil.which(name)
     if on_path is not None and (not beside.is_file() or os.path.samefile(on_path, beside)):
-        return "dunwu"
-    return _shown(beside) if beside.is_file() else f"{_python()} -m dunwu"
+        return name
+    return _shown(beside) if beside.is_file() else None
 
 
 def _python() -> str:

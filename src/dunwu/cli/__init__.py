@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from dunwu._utils.language import language, translated
+from dunwu._utils.quiet import quiet_dependencies
 from dunwu.cli.help_texts import in_language
 
 __all__ = ["main"]
@@ -30,6 +31,7 @@ COMMANDS = {
     "chat": "talk to a model, and see what the chat template makes of a message",
     "options": "list every option of a recipe with its default",
     "run": "run a script written for TRL 0.14 to 1.16, unmodified",
+    "export": "a trained model for use elsewhere: merged for transformers and vLLM, or GGUF for llama.cpp",
     "fetch": "download a model or dataset into a folder and verify it",
     "rewards": "score a text with every reward of a recipe, before training",
 }
@@ -37,6 +39,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one sentence and exit code 2, never a traceback."""
+    quiet_dependencies()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if arguments and command is None and not arguments[0].startswith("-"):

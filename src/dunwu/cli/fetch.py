@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dunwu._utils.commands import dunwu_command
+
 if TYPE_CHECKING:
     from dunwu.hub import FetchReport
 
@@ -61,11 +63,12 @@ def _told(report: FetchReport) -> str:
 
 def _next(report: FetchReport) -> str:
     if report.kind == "model":
-        return f"dunwu train gsm8k --model {report.folder}   (or: dunwu chat {report.folder})"
+        train = dunwu_command("train", "gsm8k", "--model", report.folder)
+        return f"{train}   (or: {dunwu_command('chat', report.folder)})"
     recipe = next((recipe for part, recipe in _TASKS.items() if part in report.name.lower()), None)
     if recipe is None:
         return f"task: {{name: own, source: {report.folder}}} in a recipe"
-    return f"dunwu train {recipe} --task.source {report.folder}"
+    return dunwu_command("train", recipe, "--task.source", report.folder)
 
 
 def _amount(size: int) -> str:

@@ -20,6 +20,7 @@ import dunwu.trl
 from dunwu._utils.commands import dunwu_command
 from dunwu._utils.language import translated
 from dunwu._utils.logging import get_logger
+from dunwu._utils.quiet import quiet_dependencies
 from dunwu._utils.secrets import warn_of_secrets_in
 from dunwu._utils.suggest import did_you_mean
 from dunwu.compat.install import install
@@ -57,6 +58,7 @@ def run_script(args: RunArguments) -> int:
     Raises:
         ConfigError: for a script that is missing, or certain to use what Dunwu lacks; before anything is loaded.
     """
+    quiet_dependencies()
     path = Path(args.script)
     source = _checked(path)
     set_options(

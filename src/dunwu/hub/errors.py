@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
+from dunwu._utils.commands import dunwu_command, hf_command
 from dunwu._utils.secrets import redact
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import DunwuError, HubError
@@ -97,8 +98,9 @@ def did_you_mean_repo(name: str, otherwise: str) -> str:
 
 def offline_advice(name: str) -> str:
     """What to do where the Hugging Face hub does not help."""
+    command = dunwu_command("fetch", name, "--source", "modelscope", "--to", "DIR")
     return (
-        f"try a mirror (HF_ENDPOINT={MIRROR}), or `dunwu fetch {name} --source modelscope --to DIR` "
+        f"try a mirror (HF_ENDPOINT={MIRROR}), or `{command}` "
         "here or where there is a network, and give DIR instead of the name"
     )
 
@@ -124,7 +126,9 @@ def _gated(error: BaseException, name: str) -> str | None:
     kind = "dataset" if "dataset" in str(error).lower() else "model"
     has_key = "403" in str(error)
     step = (
-        "your key is known and has no access yet" if has_key else "then `hf auth login`, or set HF_TOKEN to your key"
+        "your key is known and has no access yet"
+        if has_key
+        else f"then `{hf_command('auth', 'login')}`, or set HF_TOKEN to your key"
     )
     return f"{name!r} is gated: ask for access at {web_page(name, kind)}, {step}"
 
@@ -147,14 +151,15 @@ def _missing(error: BaseException, name: str) -> str | None:
     if not _is(error, _CLIENTS, "RepositoryNotFoundError", "DatasetNotFoundError"):
         return None
     return f"there is no {name!r} at {hf_endpoint()}, or it is private" + did_you_mean_repo(
-        name, "check the name (ORG/NAME); for a private one `hf auth login`, or set HF_TOKEN"
+        name, f"check the name (ORG/NAME); for a private one `{hf_command('auth', 'login')}`, or set HF_TOKEN"
     )
 
 
 def _damaged(error: BaseException, name: str) -> str | None:
-    again = f"`dunwu fetch {name} --to DIR` goes on where it stopped and checks every file"
+    again = f"`{dunwu_command('fetch', name, '--to', 'DIR')}` goes on where it stopped and checks every file"
     if is_on_disk(name):
-        again = f"`dunwu fetch NAME --to {name}` brings what is damaged once more, and leaves whole files alone"
+        command = dunwu_command("fetch", "NAME", "--to", name)
+        again = f"`{command}` brings what is damaged once more, and leaves whole files alone"
     if _is(error, {"modelscope", "modelscope_hub"}, "FileDownloadError"):
         failed = getattr(error, "failed_files", None) or {}
         for path, reason in failed.items():

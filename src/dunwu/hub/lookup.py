@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from dunwu._utils.commands import dunwu_command
 from dunwu._utils.logging import get_logger
 from dunwu.errors import DunwuError, HubError
 from dunwu.hub.caches import has_weights, hf_snapshot, is_prepared, modelscope_snapshot
@@ -29,6 +30,8 @@ from dunwu.hub.sources import (
     has_modelscope,
     hf_endpoint,
     is_on_disk,
+    looks_local,
+    missing_name,
     modelscope_endpoint,
     modelscope_names,
     reject_missing_path,
@@ -67,15 +70,25 @@ def locate(name: str, *, kind: Kind = "model", source: str = "auto", revision: s
     if _is_cached(name, kind, revision):
         _warn_if_offline()
         return name
+    return _hf(name, kind, source, revision)
+
+
+def _hf(name: str, kind: Kind, source: str, revision: str | None) -> str:
+    """The name, where the Hugging Face hub has it; or ModelScope's folder, where `source` allows that."""
     failure = _hf_failure(name, kind, revision)
     if failure is None:
         return name
-    if source == "auto" and failure.may_try_elsewhere and modelscope_answers(name, kind, revision):
+    if (
+        source == "auto"
+        and failure.may_try_elsewhere
+        and not looks_local(name)
+        and modelscope_answers(name, kind, revision)
+    ):
         get_logger().info("%s: trying ModelScope, because %s", name, failure.reason)
         return _modelscope(name, kind, revision, cache_only=_user_chose_offline())
     if hf_snapshot(name, kind, revision) is not None:  # a part, such as the tokenizer; the client knows what it needs
         return name
-    raise HubError(failure.reason)
+    raise HubError(missing_name(name, failure.reason) if failure.may_try_elsewhere else failure.reason)
 
 
 def _is_cached(name: str, kind: Kind, revision: str | None) -> bool:
@@ -144,10 +157,10 @@ def _local(name: str, kind: Kind, revision: str | None) -> str:
         (folder for each in modelscope_names(name) if (folder := modelscope_snapshot(each, kind, revision))), None
     )
     if found is None:
-        raise HubError(
-            f"{name!r} is neither a folder nor in a cache of this machine, and source is local"
-            + did_you_mean_repo(name, f"`dunwu fetch {name} --to DIR` where there is a network, then give DIR")
-        )
+        command = dunwu_command("fetch", name, "--to", "DIR")
+        reason = f"{name!r} is neither a folder nor in a cache of this machine, and source is local"
+        advice = did_you_mean_repo(name, f"`{command}` where there is a network, then give DIR")
+        raise HubError(missing_name(name, reason + advice))
     return str(found)
 
 
@@ -172,7 +185,9 @@ def _modelscope_cache(name: str, kind: Kind, revision: str | None) -> str:
         folder = modelscope_snapshot(each, kind, revision)
         if folder is not None:
             return str(folder)
-    raise HubError(
+    command = dunwu_command("fetch", name, "--source", "hf", "--to", "DIR")
+    reason = (
         f"{name!r} is not in ModelScope's cache, and {modelscope_endpoint()} cannot be reached from here; check the "
-        f"network or MODELSCOPE_ENDPOINT, or `dunwu fetch {name} --source hf --to DIR` and give DIR"
+        f"network or MODELSCOPE_ENDPOINT, or `{command}` and give DIR"
     )
+    raise HubError(missing_name(name, reason))

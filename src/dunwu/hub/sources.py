@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from dunwu._utils.commands import install_command
+from dunwu._utils.language import marked
+from dunwu._utils.near_paths import near_path
 from dunwu._utils.secrets import without_credentials
 from dunwu._utils.suggest import did_you_mean
 from dunwu.errors import ConfigError, HubError
@@ -22,6 +24,9 @@ __all__ = [
     "hf_endpoint",
     "is_on_disk",
     "looks_like_missing_path",
+    "looks_local",
+    "missing_name",
+    "missing_path",
     "modelscope_endpoint",
     "modelscope_names",
     "reject_missing_path",
@@ -37,6 +42,9 @@ Kind = Literal["model", "dataset"]
 
 MIRROR = "https://hf-mirror.com"
 """A public mirror of the Hugging Face hub, named in errors."""
+
+_USUAL_FOLDERS = ("checkpoints", "data", "datasets", "models", "output", "outputs", "results", "runs")
+"""Folders that people keep models and data in; no organisation of a hub is meant by these."""
 
 _ON_MODELSCOPE = {
     "openai/gsm8k": ("AI-ModelScope/gsm8k",),
@@ -124,6 +132,23 @@ def looks_like_missing_path(name: str) -> bool:
     return can_only_be_a_path and not (name and is_on_disk(name))
 
 
+def looks_local(name: str) -> bool:
+    """Whether who writes `name` means a folder or file of this machine, although a hub's name may look so."""
+    first = Path(name).parts[0] if name else ""
+    return looks_like_missing_path(name) or (first in _USUAL_FOLDERS and "/" in name)
+
+
+def missing_path(name: str, *, what: str = marked("folder")) -> str:
+    """Says that `name` is not there, with the nearest one that is, or with what is missing of the path above it."""
+    near = near_path(name) if name else None
+    if near is not None:
+        return f"there is no {what} {name!r}; did you mean {near!r}?"
+    parent = Path(name).expanduser().parent
+    if not parent.is_dir():
+        return f"there is no {what} {name!r}, nor a folder {str(parent)!r}; check the path"
+    return f"there is no {what} {name!r}; check the path"
+
+
 def reject_missing_path(name: str) -> None:
     """Refuse what can only be a path and does not exist.
 
@@ -131,4 +156,17 @@ def reject_missing_path(name: str) -> None:
         HubError: for such a path.
     """
     if looks_like_missing_path(name):
-        raise HubError(f"there is no folder {name!r}; check the path, or give a hub name such as ORG/NAME")
+        raise HubError(missing_path(name))
+
+
+def missing_name(name: str, reason: str) -> str:
+    """Why a name that a hub might have is not to be had: as the path that it is a slip of, or for the hub's `reason`.
+
+    Both are said where both may be meant.
+    """
+    if looks_local(name):
+        return missing_path(name)
+    near = near_path(name)
+    if near is None:
+        return reason
+    return f"there is no folder {name!r}; did you mean {near!r}? If a name on the hub was meant: {reason}"

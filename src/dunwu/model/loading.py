@@ -14,9 +14,10 @@ from torch import nn
 
 from dunwu._utils.commands import install_command
 from dunwu._utils.logging import get_logger
+from dunwu._utils.quiet import quiet_dependencies
 from dunwu.errors import ConfigError, DunwuError, HubError, ModelError
 from dunwu.hub import explain_error, locate
-from dunwu.hub.sources import looks_like_missing_path
+from dunwu.hub.sources import looks_like_missing_path, missing_path
 from dunwu.model.architectures import unwrap_model, unwrap_parallel
 from dunwu.model.dropout import disable_dropout
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "TOKENIZER_FILES",
     "checkpoint_bytes",
     "eval_mode",
     "is_adapted",
@@ -40,7 +42,7 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _ADAM_BYTES = 8
 """Adam's two float32 numbers for a trained weight."""
 
@@ -98,6 +100,7 @@ def prepare_policy(
         ConfigError: where an adapter is asked for and `peft` is not installed.
         ModelError: where nothing of the model is trainable, or it could not be saved after training.
     """
+    quiet_dependencies()
     policy = load_model(model, **init_kwargs) if isinstance(model, (str, os.PathLike)) else model
     if peft_config is not None:
         require_peft()
@@ -139,7 +142,7 @@ def load_tokenizer(
         "(tokenizer.save_pretrained), or pass processing_class"
     )
     folder = Path(where).expanduser()
-    if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
+    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         # transformers would make an empty tokenizer of the model's family here, one that knows no token.
         raise ModelError(missing)
     try:
@@ -237,7 +240,7 @@ def _locate(name_or_path: str | os.PathLike[str], source: str, options: dict[str
     if Path(name).expanduser().is_file():
         raise ModelError(f"{name!r} is a file; give the folder with config.json and weights")
     if looks_like_missing_path(name):
-        raise ModelError(f"there is no folder {name!r}; give the folder of a saved model, or a hub name")
+        raise ModelError(missing_path(name))
     revision = options.get("revision")
     where = locate(name, source=source, revision=None if revision is None else str(revision))
     if where != name:

@@ -15,6 +15,7 @@ from dunwu._utils.distributed import ParallelContext
 from dunwu._utils.logging import get_logger
 from dunwu.observers import CurvePlot, Findings, MetricsLog, RunTitle, Share, standard_observers
 from dunwu.observers import HeldOut as HeldOutPoint
+from dunwu.recipes.card import card_facts, card_results
 from dunwu.recipes.evaluation import Evaluation
 from dunwu.recipes.evaluation_file import read_evaluation, write_evaluation
 from dunwu.recipes.held_out import HeldOut, make_held_out
@@ -87,6 +88,8 @@ class Experiment:
         self.trainer = make_trainer(replace(recipe, observers=[]), self.task, self.config, observers=observers)
         self.parallel: ParallelContext = self.trainer.parallel
         self.held_out = self._held_out()
+        prompts = self.held_out.prompts if self.held_out is not None else []
+        self.trainer.card_facts |= card_facts(recipe, self.task, prompts)
 
     @property
     def is_main(self) -> bool:
@@ -128,7 +131,10 @@ class Experiment:
             session.update(self.trainer.state.global_step, self._seconds())
         self.trainer.save_model()
         after = self.evaluate_held_out("after training")
-        return self._finish(self._result(before, after), status="finished")
+        result = self._finish(self._result(before, after), status="finished")
+        if self.config.push_to_hub:  # `save_model` has pushed the model without its figures
+            self.trainer.push_to_hub("Figures before and after training")
+        return result
 
     def evaluate_held_out(self, when: str) -> Evaluation | None:
         """Held-out evaluation of the model as it is; None where the recipe asks for none.
@@ -191,6 +197,8 @@ class Experiment:
             return result
         if result.after is not None:
             write_evaluation(self.folder / "evaluation_after.jsonl", result.after)
+        self.trainer.card_facts |= card_results(result.before, result.after)
+        self.trainer.write_model_card(self.folder)
         summary = self._summary(result, status)
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         return replace(result, summary=summary)

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from dunwu._utils.language import translated
-from dunwu._utils.suggest import did_you_mean
+from dunwu._utils.near_paths import near_path
 from dunwu._utils.yaml_1_2 import load_yaml
 from dunwu.errors import ConfigError
 from dunwu.reports.run_record import Outcome, RunRecord, read_record
@@ -190,12 +190,12 @@ def missing_folder(folder: Path, *, what: str) -> ConfigError:
     """The error for a folder that is not there, with the nearest one beside it that is."""
     if folder.is_file():
         return ConfigError(f"{folder} is a file; a {what} is a folder")
-    parent = folder.parent
-    if not parent.is_dir():
-        return ConfigError(f"there is no folder {str(parent)!r}, so no {what} {str(folder)!r}")
-    beside = {str(parent / path.name) for path in parent.iterdir() if path.is_dir() and path.name[0] != "."}
-    hint = did_you_mean(str(folder), beside) if beside else ""
-    return ConfigError(f"there is no {what} {str(folder)!r}{hint if 'did you mean' in hint else ''}")
+    near = near_path(str(folder))
+    if near is not None:
+        return ConfigError(f"there is no {what} {str(folder)!r}; did you mean {near!r}?")
+    if not folder.parent.is_dir():
+        return ConfigError(f"there is no folder {str(folder.parent)!r}, so no {what} {str(folder)!r}")
+    return ConfigError(f"there is no {what} {str(folder)!r}")
 
 
 def _runs_in(folder: Path) -> str:

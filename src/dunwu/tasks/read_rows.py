@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from dunwu.errors import DataError
 from dunwu.hub import explain_error, locate
-from dunwu.hub.sources import looks_like_missing_path
+from dunwu.hub.sources import looks_like_missing_path, missing_path
 
 __all__ = ["Table", "need_columns", "read_rows"]
 
@@ -46,7 +46,7 @@ def read_rows(source: str | Path, *, split: str = "train", config: str | None = 
     elif path.is_dir():
         rows = _read_folder(path, split, config)
     elif path.suffix in SUFFIXES or looks_like_missing_path(str(source)):
-        raise DataError(f"there is no file or folder {str(source)!r}; check the path")
+        raise DataError(missing_path(str(source), what="file or folder"))
     else:
         rows = _read_hub(str(source), config, split)
     if not rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from dunwu._utils.distributed import ParallelContext
@@ -27,6 +27,7 @@ from dunwu.training.checkpoint import (
     weights_fingerprint,
 )
 from dunwu.training.interruption import Interruption, RunInterrupted
+from dunwu.training.publishing import PublishingTrainer
 from dunwu.training.resumed_options import OptimizerOptions
 from dunwu.training.setup import LoopState
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ResumableTrainer"]
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(PublishingTrainer):
     """transformers' checkpoint hooks, with pending rollouts, the reference and the random states in their place."""
 
     args: GRPOConfig
@@ -87,6 +88,8 @@ class ResumableTrainer(Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         with without_progress_bars(), remove_if_write_fails(folder, checkpoint_bytes(self.model)):
             super().save_model(output_dir, _internal_call)
+            if self.args.should_save:
+                self.write_model_card(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -149,6 +152,15 @@ class ResumableTrainer(Trainer):
         self.token_budget.tokens = self.token_budget.tokens or saved.extra.get("tokens_per_micro_batch")
         if self.reference is not None and saved.extra.get("reference") is not None:
             self.reference.load_state(saved.extra["reference"])
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warns of weights that a checkpoint lacks, but for those that are another name of one that it has."""
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        missing = set(load_result.missing_keys)
+        there = {id(parameter) for name, parameter in named.items() if name not in missing}
+        tied = {name for name in missing if id(named.get(name)) in there}
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _order_options(self) -> dict[str, int | bool | None]:
         """What decides which prompts a step takes."""

@@ -139,7 +139,7 @@ class GRPOTrainer(AskingTrainer):
         """What is made before transformers' own set-up."""
         self.algorithm, self.scorer, self.prompts = parts.algorithm, parts.scorer, parts.prompts
         self.reference, self.token_budget, self.parallel = parts.reference, parts.budget, parts.parallel
-        self.loop, self.metrics_buffer = LoopState(), MetricsBuffer()
+        self.loop, self.metrics_buffer, self.card_facts = LoopState(), MetricsBuffer(), {}
         self.interruption = Interruption(parts.parallel)
 
     # -- transformers' hooks ---------------------------------------------------------------------------------------
