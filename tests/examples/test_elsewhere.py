@@ -1,4 +1,4 @@
-"""docs/elsewhere.md: its export commands run, and its transformers snippet loads what they write and shows its answer.
+"""docs/elsewhere.md: its export commands run, and its transformers snippet loads what they write.
 
 The snippets for vLLM and llama.cpp were run by hand.
 """
