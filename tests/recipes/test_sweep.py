@@ -1,6 +1,7 @@
 """Seeds and sweeps: what is run, what is refused, what a second call leaves alone."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def test_a_sweep_that_cannot_work_is_refused_before_its_first_run(
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="dunwu")
     given = {**SMALL, "train.output_dir": str(tmp_path)}
     planned = plan_runs("quickstart", given, seeds=2, swept=[])
     first, second = [*run_all("quickstart", planned[:1]), planned[1].folder]
@@ -64,6 +66,6 @@ def test_a_sweep_goes_on_where_it_was_stopped(tmp_path: Path, capfd: pytest.Capt
     assert run_all("quickstart", planned) == [first, second]
     assert (first / "run.json").read_text(encoding="utf-8") == began, "what is finished is not run again"
     assert json.loads((second / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
-    assert "run 1 of 2" in capfd.readouterr().out
+    assert f"run 1 of 2, {first}: finished before" in caplog.messages and f"run 2 of 2, {second}" in caplog.messages
     with pytest.raises(ConfigError, match=r"ended with exit code 2; the same command tries it again"):
         run_all("nothing-of-this-name", planned, overwrite=True)
