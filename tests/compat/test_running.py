@@ -109,6 +109,7 @@ def test_a_script_for_an_earlier_trl_trains_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "README.md", "train_results.json", "trainer_state.json", "checkpoint-3"} <= names
+    assert {"metrics.jsonl", "rollouts.jsonl", "curves.png"} <= names, "what a recipe's run has"
     history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     first = history[0]
     assert first["completion_length"] == first["completions/mean_length"]
@@ -306,3 +307,41 @@ def test_trl_s_own_script_for_grpo_runs_as_it_is(tmp_path: Path) -> None:
     history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
     assert [log["mine/step"] for log in history if "mine/step" in log] == [0.0, 1.0]
     assert {"rewards/think_format_reward/mean", "rewards/soft_overlong_punishment_reward/mean"} <= set(history[0])
+
+
+WITH_CTRL_C = """
+import os, signal
+from trl import GRPOConfig, GRPOTrainer
+
+calls = 0
+
+def stopping(completions, **kwargs):
+    global calls
+    calls += 1
+    if calls == {call}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return [float(len(text)) for text in completions]
+
+args = GRPOConfig(
+    output_dir="out", max_steps=4, per_device_train_batch_size=2, num_generations=4, max_completion_length=6,
+    batch_unit="prompts", save_strategy="no", report_to="none", learning_rate=1e-4, logging_steps=1,
+)
+trainer = GRPOTrainer("{model}", stopping, args, [{{"prompt": f"{{n}} 2 = 9"}} for n in range(8)])
+trainer.train()
+print("TRAINED", trainer.state.global_step)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_script_saves_and_the_command_that_is_printed_goes_on(tmp_path: Path) -> None:
+    from dunwu.embedded import embedded_model_path
+
+    source = WITH_CTRL_C.format(call=2, model=embedded_model_path())
+    done = launch(tmp_path, source, before=("--plain",))
+    assert done.returncode == 130 and "TRAINED" not in done.stdout
+    assert "stopped after step 2 of 4; everything so far is saved in out/checkpoint-2; this goes on:" in done.stderr
+    assert "run --resume script.py" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "metrics.jsonl").exists(), "--plain leaves out what the script does not ask for"
+    again = launch(tmp_path, source.replace("calls == 2", "calls == 0"), before=("--resume",))
+    assert again.returncode == 0 and "TRAINED 4" in again.stdout, again.stderr[-2000:]
+    assert (tmp_path / "out" / "curves.png").exists()
