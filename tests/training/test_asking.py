@@ -1,4 +1,4 @@
-"""What one wants of a trainer in a notebook: answers, a picture, and everything that watches a run by one argument."""
+"""What one wants of a trainer in a notebook: answers, a picture, and what watches a run by one argument."""
 
 import json
 from pathlib import Path
