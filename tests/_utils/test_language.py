@@ -184,7 +184,7 @@ def test_the_log_speaks_chinese(chinese: None, monkeypatch: pytest.MonkeyPatch) 
         ),
         (["train", "quickstart", "--train.engine", "fst"], "未知的 engine='fst'；是不是想写 'fast'？自己的引擎"),
         (["train", "quickstart", "--train.output_dir", "pyproject.toml"], "是文件；请给出文件夹"),
-        (["train", "quickstart", "--model", "/nowhere/at/all"], "没有文件夹 '/nowhere/at/all'"),
+        (["train", "quickstart", "--model", "/nowhere/at/all"], "'/nowhere/at/all'，也没有文件夹 '/nowhere/at'"),
         (["train", "quickstart", "--observers", "foo.bar:baz"], "找不到观察器所在的模块 'foo.bar'"),
         (
             ["train", "quickstart", "--rewards", "equation_solvs"],
