@@ -27,7 +27,7 @@ def test_a_name_that_is_meant_for_a_folder_gets_no_advice_about_hubs() -> None:
     nothing = "there is no folder 'models/qwen', nor a folder 'models'; check the path"
     assert missing_name("models/qwen", REASON) == nothing
     data = "there is no file or folder './rows.jsonl'; check the path"
-    assert missing_path("./rows.jsonl", what="file or folder") == data
+    assert missing_path("./rows.jsonl", what="no file or folder") == data
 
 
 @pytest.mark.usefixtures("here")

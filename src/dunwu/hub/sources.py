@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from dunwu._utils.commands import install_command
-from dunwu._utils.language import marked
 from dunwu._utils.near_paths import near_path
 from dunwu._utils.secrets import without_credentials
 from dunwu._utils.suggest import did_you_mean
@@ -138,15 +137,15 @@ def looks_local(name: str) -> bool:
     return looks_like_missing_path(name) or (first in _USUAL_FOLDERS and "/" in name)
 
 
-def missing_path(name: str, *, what: str = marked("folder")) -> str:
+def missing_path(name: str, *, what: str = "no folder") -> str:
     """Says that `name` is not there, with the nearest one that is, or with what is missing of the path above it."""
     near = near_path(name) if name else None
     if near is not None:
-        return f"there is no {what} {name!r}; did you mean {near!r}?"
+        return f"there is {what} {name!r}; did you mean {near!r}?"
     parent = Path(name).expanduser().parent
     if not parent.is_dir():
-        return f"there is no {what} {name!r}, nor a folder {str(parent)!r}; check the path"
-    return f"there is no {what} {name!r}; check the path"
+        return f"there is {what} {name!r}, nor a folder {str(parent)!r}; check the path"
+    return f"there is {what} {name!r}; check the path"
 
 
 def reject_missing_path(name: str) -> None:

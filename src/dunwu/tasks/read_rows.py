@@ -46,7 +46,7 @@ def read_rows(source: str | Path, *, split: str = "train", config: str | None = 
     elif path.is_dir():
         rows = _read_folder(path, split, config)
     elif path.suffix in SUFFIXES or looks_like_missing_path(str(source)):
-        raise DataError(missing_path(str(source), what="file or folder"))
+        raise DataError(missing_path(str(source), what="no file or folder"))
     else:
         rows = _read_hub(str(source), config, split)
     if not rows:
