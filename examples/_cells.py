@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Cell", "Code", "Text"]
+__all__ = ["INSTALL", "Cell", "Code", "Text"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,22 @@ class Code:
 
 
 Cell: TypeAlias = Text | Code
+
+INSTALL = Code(
+    "install",
+    """
+import importlib.util
+from pathlib import Path
+
+REPOSITORY = ""  # git+https://… of a copy of Dunwu, where there is no checkout around this notebook, as on Colab
+
+if importlib.util.find_spec("dunwu") is None:
+    folders = [Path.cwd(), *Path.cwd().parents]
+    checkout = next((str(folder) for folder in folders if (folder / "src" / "dunwu").is_dir()), None)
+    source = REPOSITORY or checkout
+    assert source, "Dunwu is on no package index yet: start in its folder, or say above where a copy of it is"
+    %pip install -q "{source}"
+""",
+    tags=("install",),
+)
+"""The first code cell: does nothing where Dunwu is installed."""

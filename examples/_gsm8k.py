@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _cells import Cell, Code, Text
+from _cells import INSTALL, Cell, Code, Text
 
 __all__ = ["CELLS"]
 
@@ -15,9 +15,11 @@ CELLS: list[Cell] = [
 Get the model, look at what it reads, try the rewards on paper, train, and measure before and after. The settings are
 those of the course of February 2025; where we differ, the text says so.
 
-Needed: Dunwu (`pip install -e .` in its folder) and, for real training, a GPU. On a CPU everything runs too, slowly.
+Needed: Dunwu (the next cell installs it) and, for real training, a GPU. On a CPU everything runs too, slowly.
 Nobody has yet trained this model with this version of Dunwu, so this page gives no time, no memory and no accuracy.
-Change the first cell to try it small: `STEPS = 2`, `LENGTH = 32`, `TEST_ROWS = 8`.
+Change the parameters to try it small: `STEPS = 2`, `LENGTH = 32`, `TEST_ROWS = 8`.
+
+{made}
 """,
         zh="""
 # GSM8K：教 Qwen2.5-0.5B-Instruct 推理
@@ -25,11 +27,14 @@ Change the first cell to try it small: `STEPS = 2`, `LENGTH = 32`, `TEST_ROWS = 
 取模型，看清它读到的到底是什么，先在纸面上试奖励函数，再训练，最后比较训练前后的准确率。
 配置沿用 2025 年 2 月那门课程；凡是改动的地方，文中都会说明。
 
-需要：装好 Dunwu（在仓库目录里 `pip install -e .`）；真正训练需要一块 GPU，CPU 也能跑通，只是慢。
+需要：装好 Dunwu（下一格会安装）；真正训练需要一块 GPU，CPU 也能跑通，只是慢。
 还没有人用这个版本的 Dunwu 训练过这个模型，所以这里不写耗时、显存和准确率。
-想先小试一下，就改第一个代码格：`STEPS = 2`、`LENGTH = 32`、`TEST_ROWS = 8`。
+想先小试一下，就改参数那一格：`STEPS = 2`、`LENGTH = 32`、`TEST_ROWS = 8`。
+
+{made}
 """,
     ),
+    INSTALL,
     Code(
         "parameters",
         """
@@ -39,6 +44,7 @@ OUTPUT = "outputs/Qwen-0.5B-GRPO"
 STEPS = 1868  # one epoch: 7,473 prompts, 4 a step
 LENGTH = 320  # tokens a completion may have; the course had 200
 TEST_ROWS = 200  # the whole test has 1,319
+LEARNING_RATE = 5e-6
 """,
         tags=("parameters",),
     ),
@@ -56,7 +62,7 @@ dunwu fetch openai/gsm8k --to data/gsm8k --source modelscope
 ```
 
 Then `MODEL = "models/Qwen2.5-0.5B-Instruct"` and `DATA = "data/gsm8k"`. ModelScope needs its own package:
-`pip install 'dunwu[modelscope]'`. Behind a mirror, set `HF_ENDPOINT` (for example `https://hf-mirror.com`)
+`pip install -e '.[modelscope]'` in Dunwu's folder. Behind a mirror, set `HF_ENDPOINT` (for example `https://hf-mirror.com`)
 before you start Jupyter.
 """,
         zh="""
@@ -70,27 +76,21 @@ dunwu fetch Qwen/Qwen2.5-0.5B-Instruct --to models/Qwen2.5-0.5B-Instruct
 dunwu fetch openai/gsm8k --to data/gsm8k --source modelscope
 ```
 
-然后令 `MODEL = "models/Qwen2.5-0.5B-Instruct"`、`DATA = "data/gsm8k"`。用 ModelScope 需要
-`pip install 'dunwu[modelscope]'`。要走镜像，就在启动 Jupyter 之前设置 `HF_ENDPOINT`（例如 `https://hf-mirror.com`）。
+然后令 `MODEL = "models/Qwen2.5-0.5B-Instruct"`、`DATA = "data/gsm8k"`。用 ModelScope 需要在 Dunwu 的目录里
+`pip install -e '.[modelscope]'`。要走镜像，就在启动 Jupyter 之前设置 `HF_ENDPOINT`（例如 `https://hf-mirror.com`）。
 """,
     ),
     Code(
         "load",
         """
 import logging
-from pathlib import Path
-
-from IPython.display import Image
 
 from dunwu import (
     GRPOConfig,
     GRPOTrainer,
-    MetricsLog,
-    RolloutLog,
     SamplingParams,
     build_prompts,
     describe_prompt,
-    draw_curves,
     evaluate,
     get_task,
     load_model,
@@ -128,14 +128,10 @@ In a terminal: `dunwu chat MODEL --show-ids`.
     Code(
         "hello",
         """
-def ask(engine, messages):
-    (prompt,), _ = build_prompts([{"prompt": messages}], tokenizer)
-    ((completion,),) = engine.generate([prompt], SamplingParams(max_new_tokens=LENGTH, temperature=0.0))
-    return prompt, completion.text
-
-
-prompt, answer = ask(make_engine(model, tokenizer), [{"role": "user", "content": "What is 3 + 4?"}])
-print(describe_prompt(prompt, tokenizer), "\\n\\nanswer:", answer)
+(prompt,), _ = build_prompts([{"prompt": [{"role": "user", "content": "What is 3 + 4?"}]}], tokenizer)
+greedy = SamplingParams(max_new_tokens=LENGTH, temperature=0.0)
+((answer,),) = make_engine(model, tokenizer).generate([prompt], greedy)
+print(describe_prompt(prompt, tokenizer), "\\n\\nanswer:", answer.text)
 """,
     ),
     Text(
@@ -270,7 +266,7 @@ config = GRPOConfig(
     max_prompt_length=256,
     max_completion_length=LENGTH,
     reward_weights=[0.5, 0.5, 1.0, 2.0],  # at most 0.5, 0.5, 0.5 and 2.0 points
-    learning_rate=5e-6,
+    learning_rate=LEARNING_RATE,
     adam_beta2=0.99,
     weight_decay=0.1,
     warmup_steps=0.1,  # below 1: a share of all steps
@@ -282,14 +278,13 @@ config = GRPOConfig(
     save_steps=100,
     save_total_limit=2,
 )
-history = MetricsLog(Path(OUTPUT) / "metrics.jsonl")
 trainer = GRPOTrainer(
     model,
     reward_funcs=list(task.rewards),
     args=config,
     train_dataset=prompt_rows(task, task.rows("train")),
     processing_class=tokenizer,
-    observers=[history, RolloutLog(Path(OUTPUT) / "rollouts.jsonl")],
+    observers="standard",  # metrics.jsonl, rollouts.jsonl, curves.png, and a sentence where something is wrong
 )
 """,
     ),
@@ -298,13 +293,13 @@ trainer = GRPOTrainer(
         en="""
 First the accuracy *before*. **Strict** wants the number in the tags and the format kept; **lenient** takes the last
 number of the text. An untrained model can score near 0 strictly and far higher leniently: it can
-already reckon and has not met our format. Give both, or the gain is mostly format. ± is one standard error: it
-halves with four times the rows.
+already reckon and has not met our format. Give both, or the gain is mostly format. In brackets: a 95 % interval,
+half as wide with four times the rows.
 """,
         zh="""
 先测*训练前*的准确率。**strict** 要求格式正确且数写在标签里；**lenient** 只看文本中最后一个数。
 没训练过的模型可能 strict 接近 0，lenient 却高得多：它本来就会算，只是没见过我们的格式。
-两个都要报，否则所谓的提升大半只是学会了格式。± 是一个标准误：题数变成四倍，它减半。
+两个都要报，否则所谓的提升大半只是学会了格式。方括号里是 95 % 置信区间：题数变成四倍，宽度减半。
 """,
     ),
     Code(
@@ -327,7 +322,9 @@ which is too small to print while the learning rate warms up. The gradient is no
 `step_by_step.ipynb` for the arithmetic.
 
 Look at each reward's own curve, at the length, at `dead groups` (all 16 rewards equal: nothing to learn) and at `cut`
-(ran into the limit). What it said is in `rollouts.jsonl`; `not_learning.md` is the page for when it does not rise.
+(ran into the limit). Where the figures alone show that something is wrong, the run says so under its cell, and at its
+end whether it learned. What it said: `dunwu rollouts outputs/Qwen-0.5B-GRPO` in a terminal. `not_learning.md` is the
+page for when nothing rises.
 """,
         zh="""
 ## 6. 该看什么
@@ -337,39 +334,31 @@ Look at each reward's own curve, at the length, at `dead groups` (all 16 rewards
 梯度并不是 0：看 `grad_norm`，推导见 `step_by_step.ipynb`。
 
 要看的是：每个奖励各自的曲线、长度、`dead groups`（16 个奖励全相等，学不到东西）、`cut`（撞上长度上限的比例）。
-模型说过的每句话都在 `rollouts.jsonl` 里；奖励就是不涨时，看 `not_learning.md`。
+只凭数字就能断定的问题，训练时会直接写在那一格下面，结束时还会说到底学没学到。
+模型说过的话：在终端里 `dunwu rollouts outputs/Qwen-0.5B-GRPO`。奖励就是不涨时，看 `not_learning.md`。
 """,
     ),
-    Code(
-        "curves",
-        """
-panels = {
-    "rewards": [f"rewards/{name}/mean" for name in trainer.scorer.names],
-    "tokens": ["completions/mean_length"],
-    "dead groups, cut": ["frac_reward_zero_std", "completions/clipped_ratio"],
-    "gradient": ["grad_norm"],
-}
-Image(filename=draw_curves(history.steps, Path(OUTPUT) / "curves.png", panels=panels))
-""",
-    ),
+    Code("curves", "trainer.plot()"),
     Text(
         "after",
         en="""
 ## 7. Save, ask again, measure again
 
-The same test rows and random numbers as before. Less than two or three errors apart says little.
+`trainer.ask` puts a question to the model as it is now, after the system prompt of the training. The accuracy is of
+the same test rows and random numbers as before: where the two intervals overlap, the difference may be chance.
 """,
         zh="""
 ## 7. 保存，再问一次，再测一次
 
-测试题和随机数都与训练前相同。差距不到两三个标准误，就说明不了什么；而且一个种子只是一个种子。
+`trainer.ask` 用训练时的 system 提示词问一句现在的模型。准确率用的测试题和随机数都与训练前相同。
+两个区间有重叠时，差距可能只是运气；而且一个种子只是一个种子。
 """,
     ),
     Code(
         "ask-again",
         """
 trainer.save_model()  # model and tokenizer, in OUTPUT
-print(ask(trainer.engine, task.prompt(task.rows("test")[0]))[1])
+print(trainer.ask(task.rows("test")[0]["question"]))
 """,
     ),
     Code(
@@ -377,14 +366,14 @@ print(ask(trainer.engine, task.prompt(task.rows("test")[0]))[1])
         """
 after = evaluate(trainer.engine, task, held_out, samples=1, max_new_tokens=LENGTH)
 for kind in ("strict", "lenient", "formatted"):
-    print(f"{kind:10} {before.share(kind, greedy=True)!s:>16}  →  {after.share(kind, greedy=True)!s:>16}")
-print(f"tokens     {before.mean_tokens(greedy=True):16.1f}  →  {after.mean_tokens(greedy=True):16.1f}")
+    print(f"{kind:10} {before.share(kind, greedy=True)!s:>20}  →  {after.share(kind, greedy=True)!s:>20}")
+print(f"tokens     {before.mean_tokens(greedy=True):20.1f}  →  {after.mean_tokens(greedy=True):20.1f}")
 """,
     ),
     Text(
         "next",
         en="""
-The saved folder is an ordinary transformers model. With error bars on the whole test:
+The saved folder is an ordinary transformers model. On the whole test:
 
 ```bash
 dunwu eval outputs/Qwen-0.5B-GRPO --task gsm8k --rows 1319 --samples 1 --max-new-tokens 320
@@ -396,7 +385,7 @@ A stopped run goes on with `trainer.train(resume_from_checkpoint=True)` or `dunw
 Not there yet: an estimate of memory and hours before the start, vLLM, DeepSpeed.
 """,
         zh="""
-存下来的就是普通的 transformers 模型。在整个测试集上带误差地测：
+存下来的就是普通的 transformers 模型。在整个测试集上测：
 
 ```bash
 dunwu eval outputs/Qwen-0.5B-GRPO --task gsm8k --rows 1319 --samples 1 --max-new-tokens 320

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _cells import Cell, Code, Text
+from _cells import INSTALL, Cell, Code, Text
 
 __all__ = ["CELLS"]
 
@@ -15,14 +15,19 @@ CELLS: list[Cell] = [
 `gsm8k.ipynb` taken apart: what the template does, why a prompt alone is not enough, what each reward gives, how
 rewards become advantages, why the loss is 0 while the model learns; then training, and the saved model asked again.
 It runs on a GPU, on a Mac (`mps`, untested) and on a CPU.
+
+{made}
 """,
         zh="""
 # 拆开看：GRPO 对 Qwen2.5-0.5B-Instruct 做了什么
 
 把 `gsm8k.ipynb` 一层层拆开：对话模板做了什么，为什么光靠提示词不够，每个奖励给多少分，奖励怎样变成优势，
 为什么 loss 是 0 模型却在学；然后训练，再问一遍存下来的模型。GPU、Mac（`mps`，未测试）和 CPU 都能跑。
+
+{made}
 """,
     ),
+    INSTALL,
     Code(
         "parameters",
         """
@@ -31,6 +36,7 @@ DATA = "openai/gsm8k"  # a hub name, or a folder with train.jsonl and test.jsonl
 OUTPUT = "outputs/Qwen-0.5B-step-by-step"
 STEPS = 1868  # one epoch: 7,473 prompts, 4 a step
 LENGTH = 200  # tokens a completion may have, as in the tutorial; gsm8k.ipynb says why 320 is better
+LEARNING_RATE = 5e-6
 """,
         tags=("parameters",),
     ),
@@ -259,7 +265,7 @@ config = GRPOConfig(
     num_generations=16,
     max_prompt_length=256,
     max_completion_length=LENGTH,
-    learning_rate=5e-6,
+    learning_rate=LEARNING_RATE,
     adam_beta2=0.99,
     weight_decay=0.1,
     warmup_steps=0.1,
@@ -277,7 +283,7 @@ trainer = GRPOTrainer(
     args=config,
     train_dataset=prompt_rows(task, task.rows("train")),
     processing_class=tokenizer,
-    observers=[watch],
+    observers=["standard", watch],
 )
 result = trainer.train()
 """,
