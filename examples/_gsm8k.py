@@ -382,7 +382,7 @@ dunwu eval outputs/Qwen-0.5B-GRPO --task gsm8k --rows 1319 --samples 1 --max-new
 All of this as one command is `dunwu train gsm8k` (the recipe has the course's own five rewards and 200 tokens).
 A stopped run goes on with `trainer.train(resume_from_checkpoint=True)` or `dunwu train gsm8k --resume`.
 
-Not there yet: an estimate of memory and hours before the start, vLLM, DeepSpeed.
+Not there yet: an estimate of memory before the start, vLLM, DeepSpeed.
 """,
         zh="""
 存下来的就是普通的 transformers 模型。在整个测试集上测：
@@ -394,7 +394,7 @@ dunwu eval outputs/Qwen-0.5B-GRPO --task gsm8k --rows 1319 --samples 1 --max-new
 以上全部浓缩成一条命令就是 `dunwu train gsm8k`（这个配方用的是课程原来的五个奖励和 200 个 token）。
 中断后用 `trainer.train(resume_from_checkpoint=True)` 或 `dunwu train gsm8k --resume` 继续。
 
-目前还没有：开始前估算显存和时长、vLLM、DeepSpeed。
+目前还没有：开始前估算显存、vLLM、DeepSpeed。
 """,
     ),
 ]

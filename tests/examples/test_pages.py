@@ -205,7 +205,9 @@ def test_a_command_runs_as_written(
         printed = capsys.readouterr().out
         assert re.search(r"strict_format_reward_func +" + ("0.5" if "--gold" in command else "0$"), printed, re.M)
     if command.endswith("--sort reward"):
-        rewards = [float(found) for found in re.findall(r"^\d+ +\S+ +(-?\d+\.\d+)", capsys.readouterr().out, re.M)]
+        rewards = [
+            float(found) for found in re.findall(r"^ +\d+ +\d+ +\d+ +(-?\d+\.\d+)", capsys.readouterr().out, re.M)
+        ]
         assert len(rewards) > 2 and rewards == sorted(rewards, reverse=True)
     if "--row 0" in command:
         printed = capsys.readouterr().out
