@@ -23,7 +23,7 @@ PARAMETERS = {
     "gsm8k": """
 MODEL = "model"
 DATA = "data"
-OUTPUT = "out"
+OUTPUT = "sums"
 STEPS = 60
 LENGTH = 64
 TEST_ROWS = 100
@@ -32,10 +32,11 @@ LEARNING_RATE = 5e-4
     "step_by_step": """
 MODEL = "model"
 DATA = "data"
-OUTPUT = "out"
+OUTPUT = "sums"
 STEPS = 60
 LENGTH = 64
 LEARNING_RATE = 5e-4
+QUESTION = "Joy has 5 pens and gets 9 more. How many pens has Joy now?"
 """,
 }
 """A notebook's name to the cell that takes the place of its parameters."""

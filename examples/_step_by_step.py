@@ -37,6 +37,7 @@ OUTPUT = "outputs/Qwen-0.5B-step-by-step"
 STEPS = 1868  # one epoch: 7,473 prompts, 4 a step
 LENGTH = 200  # tokens a completion may have, as in the tutorial; gsm8k.ipynb says why 320 is better
 LEARNING_RATE = 5e-6
+QUESTION = "Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?"  # 5
 """,
         tags=("parameters",),
     ),
@@ -118,9 +119,6 @@ system 提示词要求了格式，小模型只是偶尔照做。下面把特殊 
     Code(
         "ask",
         """
-QUESTION = "Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?"  # 5
-
-
 def ask(model, tokenizer, question):
     (prompt,), _ = build_prompts([{"prompt": task.prompt({"question": question})}], tokenizer)
     sampling = SamplingParams(max_new_tokens=LENGTH, temperature=0.0)

@@ -10,12 +10,13 @@ import ast
 import importlib.util
 import json
 import math
+import random
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -34,6 +35,7 @@ STEPS = 2
 LENGTH = 40
 TEST_ROWS = 4
 LEARNING_RATE = 5e-6
+QUESTION = "Joy can read 8 pages in 20 minutes. How many can she read in an hour?"
 """
 OFTEN_SAID = ("17+17-9", "9+9-16")
 """What the model often answers to the prompts below: gold answers that are sometimes hit."""
@@ -72,12 +74,12 @@ def text_of(notebook: Any, cell_id: str) -> str:
 
 
 def table_of(notebook: Any, cell_id: str) -> list[str]:
-    """Headings of the table under a cell that trains."""
+    """Metrics in the table under a cell that trains; headings are shorter and have these as tooltips."""
     (cell,) = [cell for cell in notebook.cells if cell.id == cell_id]
     pages = [out["data"]["text/html"] for out in cell.outputs if "text/html" in out.get("data", {})]
     (page,) = [page for page in pages if "<progress" in page]
     assert "step 2/2" in page
-    return [re.sub(r"<wbr>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", page)]
+    return re.findall(r'<th title="([^"]*)"', page)
 
 
 def numbers_in(text: str) -> list[float]:
@@ -117,7 +119,8 @@ class TestGsm8k:
 
     def test_the_run_shows_each_reward_apart_and_takes_steps(self, notebook: Any, folder: Path) -> None:
         heads = table_of(notebook, "go")
-        assert {"reasoning_answer_tags", "number_matches", "dead groups", "cut"} <= set(heads)
+        assert {f"rewards/{name}/mean" for name in ("reasoning_answer_tags", "number_matches")} <= set(heads)
+        assert {"frac_reward_zero_std", "completions/clipped_ratio"} <= set(heads)
         lines = (folder / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [json.loads(line) for line in lines]
         assert len(steps) == 2 and all(step["grad_norm"] > 0 and step["num_completions"] == 64 for step in steps)
@@ -174,7 +177,8 @@ class TestStepByStep:
 
     def test_the_run_reads_the_batch_as_completions_and_shows_the_five_rewards(self, notebook: Any) -> None:
         assert "4 prompts × 16 completions = 64 a step" in text_of(notebook, "trainer")
-        assert {"xmlcount_reward_func", "correctness_reward_func"} <= set(table_of(notebook, "trainer"))
+        heads = table_of(notebook, "trainer")
+        assert {"rewards/xmlcount_reward_func/mean", "rewards/correctness_reward_func/mean"} <= set(heads)
         lines = text_of(notebook, "look").splitlines()
         assert len(lines) == 8 and "'frac_reward_zero_std': " in lines[-1]
 
@@ -225,7 +229,7 @@ class TestCommittedOutputs:
         cells = [cell for cell in read(language, name).cells if cell.cell_type == "code"]
         for cell in cells[2:]:
             assert bool(cell.outputs) == shows_something(cell.source) or cell.id == "trainer", cell.id
-        assert sum(bool(cell.outputs) for cell in cells) >= 9
+        assert sum(bool(cell.outputs) for cell in cells) >= 8
 
     def test_nothing_went_wrong_and_no_folder_of_a_machine_is_shown(self, name: str, language: str) -> None:
         for cell in read(language, name).cells:
@@ -274,6 +278,32 @@ def test_outputs_stay_while_the_code_does_and_go_where_it_changes(make: ModuleTy
     changed = [replace(cell, source="1 + 1") if cell.id == "go" else cell for cell in cells]
     assert make.committed_outputs("gsm8k", changed, "en") == make.Outputs()
     assert "{made}" not in json.dumps(make.notebook(changed, "en", make.Outputs()))
+
+
+class TestWhatIsKeptOfAnExecution:
+    def kept(self, make: ModuleType, *outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        module = importlib.import_module("_execute")
+        kept: list[dict[str, Any]] = module._outputs(SimpleNamespace(id="go", outputs=list(outputs)))
+        return kept
+
+    def test_pieces_of_a_stream_become_one(self, make: ModuleType) -> None:
+        piece = {"output_type": "stream", "name": "stdout"}
+        one, other = {**piece, "text": "a\nb"}, {**piece, "text": "c\n"}
+        assert self.kept(make, one, other) == [{**piece, "text": ["a\n", "bc\n"]}]
+
+    def test_standard_error_and_folders_of_the_machine_are_refused(self, make: ModuleType) -> None:
+        with pytest.raises(RuntimeError, match="the cell go writes to stderr: oh"):
+            self.kept(make, {"output_type": "stream", "name": "stderr", "text": "oh"})
+        with pytest.raises(RuntimeError, match="shows a folder of this machine"):
+            self.kept(make, {"output_type": "stream", "name": "stdout", "text": "see /home/me/x"})
+        with pytest.raises(RuntimeError, match="shows a folder of this machine"):
+            shown = {"text/plain": "PosixPath('/tmp/x')"}
+            self.kept(make, {"output_type": "execute_result", "execution_count": 3, "data": shown})
+
+    def test_the_rows_of_the_stand_in_are_all_different(self, make: ModuleType) -> None:
+        rows = importlib.import_module("_stand_in")._rows(random.Random(0), 500)
+        assert len({row["question"] for row in rows}) == 500
+        assert all(re.fullmatch(r"\w+ has (\d+) \+ \d+ = (\d+) \w+ now\.\n#### \2", row["answer"]) for row in rows)
 
 
 class TestInstallCell:
