@@ -50,7 +50,7 @@ def main() -> None:
         "evaluate.rows": "20",
     }
     began = time.monotonic()
-    outcome = Experiment(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20)).run()
+    outcome = Experiment(load_recipe("gsm8k", overrides), log_every=max(1, args.steps // 20), overwrite=True).run()
     checked, prompts = check(args.out / "run" / "rollouts.jsonl", args.source)
     assert outcome.after is not None
     print(

@@ -52,7 +52,9 @@ def run(seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, 
     folder = args.out / f"{args.split}-{seed}"
     own = {"train.seed": str(seed), "train.output_dir": str(folder), "evaluate.split": args.split}
     words = [word for name, value in own.items() for word in (f"--{name}", value)]
-    subprocess.run([sys.executable, "-m", "dunwu", "train", args.recipe, *words, *overrides], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dunwu", "train", args.recipe, "--overwrite", *words, *overrides], check=True
+    )
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {"seed": seed, **found}
 
