@@ -34,7 +34,7 @@ def _near(folder: Path, name: str) -> list[Path]:
     """Entries of a folder by their likeness to `name`; hidden ones are nobody's mistake."""
     exact = [folder / name] if (folder / name).exists() else []
     by_name = {entry.name.lower(): entry for entry in _entries(folder)}
-    close = difflib.get_close_matches(name.lower(), by_name, n=_CANDIDATES, cutoff=0.7)
+    close = difflib.get_close_matches(name.lower(), by_name, n=_CANDIDATES, cutoff=0.6)
     return exact + [by_name[each] for each in close if by_name[each] not in exact]
 
 

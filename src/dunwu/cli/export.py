@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dunwu._utils.commands import dunwu_command
+from dunwu._utils.language import translated
 from dunwu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     with new_output(out) as part:
         model, tokenizer = _loaded(found, args.dtype)
         _write(args, found, model, tokenizer, part)
-    print(_told(out, args.to, model))
+    print(translated(_told(out, args.to, model)))
     return 0
 
 
