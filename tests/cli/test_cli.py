@@ -183,7 +183,7 @@ def test_quickstart_trains_and_writes_a_summary_a_picture_and_a_model(
     short = ["--train.max_steps", "3", "--train.num_generations", "4", "--train.max_completion_length", "64"]
     code, out, err = said(capsys, "quickstart", "--output", str(folder), "--evaluate.rows", "20", *short)
     assert code == 0, err
-    assert "before" in out and "after" in out and "Three puzzles" in out and "1/3" in out
+    assert "before" in out and "after" in out and "from wrong to right" in out and "1/3" in out
     summary = json.loads((folder / "summary.json").read_text())
     for when in ("before", "after"):
         figures = {"greedy", "sampled", "format", "thought_tokens", "seconds", "arithmetic_right"}
@@ -212,5 +212,6 @@ def test_train_resumes_from_the_last_checkpoint_and_continues_its_files(
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert said(capsys, *words, "2")[0] == 0
-    assert "starts anew" in caplog.text
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert "this one goes to" in caplog.text
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 6
+    assert len((tmp_path / "run-2" / "metrics.jsonl").read_text().splitlines()) == 2
