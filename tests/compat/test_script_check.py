@@ -1,6 +1,6 @@
 """A script that uses what Dunwu lacks is told so before anything is loaded."""
 
-import importlib.util
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +108,9 @@ def test_each_missing_name_has_something_to_do_instead(name: str, words: str) ->
 
 @pytest.mark.slow
 def test_every_public_name_of_trl_is_here_or_has_a_reason_of_its_own() -> None:
-    if importlib.util.find_spec("trl") is None:
+    try:
+        importlib.metadata.version("trl")
+    except importlib.metadata.PackageNotFoundError:
         pytest.skip("the real TRL is not installed: pip install trl==1.16.0")
     # In a process of its own: in this one another test may have made `trl` mean Dunwu.
     code = "import trl, trl.rewards; print('NAMES', *dir(trl), *dir(trl.rewards))"
