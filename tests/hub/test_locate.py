@@ -229,7 +229,8 @@ def test_a_gated_model_names_where_to_ask_and_no_key_is_shown(home: Any) -> None
     )
     done = home.run("-c", code, key)
     without, with_key = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
-    assert f"is gated: ask for access at {home.server.url}/{MODEL}, then `hf auth login`, or set HF_TOKEN" in without
+    assert f"is gated: ask for access at {home.server.url}/{MODEL}, then `" in without
+    assert "hf auth login`, or set HF_TOKEN" in without
     assert "your key is known and has no access yet" in with_key
     assert any(asked.token for asked in home.server.requests)
     assert key not in done.stdout + done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from dunwu._utils.commands import hf_command
-
 CHECK = """
 import time
 from types import SimpleNamespace
@@ -28,10 +26,9 @@ def test_a_run_that_cannot_push_is_refused_in_a_sentence(home: Any, dead: str) -
     assert f"HubError push_to_hub=True, and {dead} cannot be reached from here; or set push_to_hub=False" in away
     assert "hf upload NAME runs/one" in away
     assert "HubError push_to_hub=True, and HF_HUB_OFFLINE is set" in home.run(CHECK, HF_HUB_OFFLINE="1").stdout
-    assert (
-        f"HubError push_to_hub=True, and there is no key: `{hf_command('auth', 'login')}`, or set HF_TOKEN"
-        in home.run(CHECK).stdout
-    )
+    without = home.run(CHECK).stdout
+    assert "HubError push_to_hub=True, and there is no key: `" in without
+    assert "hf auth login`, or set HF_TOKEN" in without
     home.server.misbehaviour.down = 401
     refused = home.run(CHECK, HF_TOKEN=KEY)
     assert "does not take the key (401)" in refused.stdout and KEY not in refused.stdout + refused.stderr
