@@ -73,7 +73,7 @@ def report(summaries: list[dict[str, Any]], args: argparse.Namespace, overrides:
         rows.append([seed, "change", "", *change])
     which = "" if args.recipe == "quickstart" else f" --recipe {args.recipe}"
     return [
-        f"# `{args.recipe}` on several seeds",
+        f"# `{args.recipe}` on {len(args.seeds)} seed{'s' * (len(args.seeds) > 1)}",
         "",
         f"`python benchmarks/quickstart_seeds.py{which} --seeds {seeds} --split {args.split}{more}`, {machine()}.",
         f"{int(after['prompts'])} held-out puzzles of the {args.split} split, {int(after['samples'])} samples each; "
