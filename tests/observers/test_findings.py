@@ -76,6 +76,8 @@ FORMAT_WINS = {
     ANSWER: flat(0.1),
     "reward": flat(1.0),
 }
+LEARNED = FORMAT_WINS | {ANSWER: lambda i: min(0.95, 0.1 + i / 60) + 0.02 * math.sin(12.9898 * i)}
+"""The quickstart's end: the answer was learned first, and has stood near its best for many steps."""
 STILL = {
     "reward": flat(0.4),
     "completions/mean_length": flat(30.0),
@@ -112,6 +114,7 @@ def test_a_history_that_breaks_one_rule_is_told_by_that_rule_alone(rule: str, st
     "steps",
     [
         healthy(2, reward=NAN),
+        healthy(140, **LEARNED),
         healthy(6, reward=lambda i: NAN if i != 4 else 0.3),
         healthy(9, learning_rate=lambda i: 0.0 if i != 0 else 1e-4),  # a schedule that has ended
         healthy(4, learning_rate=0.0),

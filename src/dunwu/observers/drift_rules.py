@@ -59,6 +59,7 @@ def format_wins(run: RunHistory, n: int) -> Told | None:
     if not full or not answers or len(run.steps) < n:
         return None
     flat = [name for name in answers if _is_flat(run, name, n) and run.mean(f"rewards/{name}/std", n) > 0]
+    flat = [name for name in flat if not _has_risen(run, name)]  # what is learned may stand still
     if len(flat) < len(answers):
         return None
     return (
@@ -135,6 +136,12 @@ def _is_flat(run: RunHistory, name: str, n: int) -> bool:
     values = run.last(f"rewards/{name}/mean", n)
     rise, noise = gain(values) if values else (math.inf, 0.0)
     return rise <= 2 * noise
+
+
+def _has_risen(run: RunHistory, name: str) -> bool:
+    """Whether a reward has risen since the run began, beyond its noise."""
+    rise, noise = gain(run.column(f"rewards/{name}/mean"))
+    return rise > 2 * noise
 
 
 def _is_full(run: RunHistory, name: str, n: int) -> bool:
